@@ -1,0 +1,43 @@
+"""Errors shared by several rooms; each message names the input, what is wrong and what to do."""
+
+from __future__ import annotations
+
+
+class DistillError(Exception):
+    """Base class of the errors that `distill` raises for bad input or a failed run."""
+
+
+class UnknownElementError(DistillError, ValueError):
+    """A structure holds an element that the model or teacher does not know."""
+
+
+class UnsupportedStructureError(DistillError, ValueError):
+    """A structure cannot be treated by this model or teacher (periodicity, size, geometry)."""
+
+
+class DatasetError(DistillError, ValueError):
+    """A dataset or structure file is empty, truncated, foreign or inconsistent."""
+
+
+class BundleError(DistillError, ValueError):
+    """A model bundle is missing, changed, truncated or foreign."""
+
+
+class CapacityError(DistillError, RuntimeError):
+    """A fixed-size buffer would overflow; the message says how to enlarge it."""
+
+
+class MissingDependencyError(DistillError, ImportError):
+    """An optional package is not installed; the message names the extra to install."""
+
+
+class TrainingError(DistillError, RuntimeError):
+    """Training cannot go on, for example because of a NaN loss."""
+
+
+class SimulationError(DistillError, RuntimeError):
+    """A simulation produced NaN or left the range in which its potential is defined."""
+
+
+class ConfigError(DistillError, ValueError):
+    """A configuration holds an unknown key or a value of the wrong type."""
