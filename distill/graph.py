@@ -59,7 +59,10 @@ def displacements(graph: Graph) -> jax.Array:
     through them and no norm is differentiated at zero.
     """
     neighbor_positions = graph.positions.at[graph.neighbors].get(mode="clip")
-    images = jnp.einsum("nka,nab->nkb", graph.shifts, graph.cell[graph.system])
+    # Full precision: a TF32 product would move images by hundredths of an Å.
+    images = jnp.einsum(
+        "nka,nab->nkb", graph.shifts, graph.cell[graph.system], precision=jax.lax.Precision.HIGHEST
+    )
     vectors = neighbor_positions - graph.positions[:, None, :] + images
     far = jnp.asarray([PADDING_DISTANCE, 0.0, 0.0], vectors.dtype)
     return jnp.where(graph.pair_mask[..., None], vectors, far)

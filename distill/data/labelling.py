@@ -1,0 +1,198 @@
+"""Labelling a set of structures by a teacher, resumable at every batch."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from ase import Atoms
+from tqdm import tqdm
+
+from distill.data.dataset import Dataset
+from distill.data.flags import FAILED, MAX_FORCE, compute_flags
+from distill.data.joining import structure_hashes
+from distill.data.labels import Labels
+from distill.data.storage import DatasetWriter, load
+from distill.errors import DatasetError
+
+logger = logging.getLogger(__name__)
+
+
+class _Info(Protocol):
+    def provenance(self) -> dict[str, Any]: ...
+
+
+class LabellingTeacher(Protocol):
+    """What labelling needs of a teacher."""
+
+    @property
+    def info(self) -> _Info:
+        """Identity; `provenance()` gives it as a JSON-serialisable dict."""
+
+    def label(self, structures: Sequence[Atoms]) -> Labels:
+        """Labels of a batch in eV and Å."""
+
+
+def label_structures(
+    teacher: LabellingTeacher,
+    structures: Dataset,
+    path: str | os.PathLike[str],
+    batch_size: int = 32,
+    max_force: float = MAX_FORCE,
+    progress: bool = True,
+) -> Dataset:
+    """Label `structures` by `teacher` into the dataset file `path`.
+
+    Every batch is on disk when the next one starts. Started again with the same input, labelling
+    goes on after the last stored structure; more structures may have been added at the end.
+    Structures that must not be trained on are kept and flagged (see `distill.data.flags`); when
+    the teacher raises for a batch its structures are tried one by one.
+
+    Args:
+        teacher: anything with `label` and `info`.
+        structures: in eV and Å; labels that they may have are ignored.
+        path: HDF5 file, new or partly filled by an earlier call.
+        batch_size: structures handed to the teacher at once.
+        max_force: eV/Å, longer forces are flagged.
+        progress: show a progress bar with rate and time left.
+
+    Returns:
+        The labelled dataset, in the order of `structures`.
+
+    Raises:
+        DatasetError: no structures; or the file holds other structures, another teacher, or
+            another `max_force`; or the teacher fails for every structure of the first batch, or
+            later for a whole batch and also for a structure that it labelled before.
+        UnitError: structures in other units.
+    """
+    if len(structures) == 0:
+        raise DatasetError("there are no structures to label: the input dataset is empty")
+    if batch_size < 1:
+        raise DatasetError(f"batch_size is {batch_size}: give at least 1")
+    structures.require_standard_units("labelling works")
+    path = Path(path)
+    record = {**_provenance(teacher), "max_force": float(max_force)}
+    if structures.provenance:
+        record["structures"] = structures.provenance
+    expect_stress = bool(record.get("stress", False))
+    with DatasetWriter(path, record) as writer:
+        good = _verify_committed(path, structures, max_force) if writer.count else None
+        bar = tqdm(
+            total=len(structures),
+            initial=writer.count,
+            unit="structure",
+            desc=f"labelling by {record.get('teacher')}",
+            disable=not progress,
+        )
+        with bar:
+            while writer.count < len(structures):
+                chosen = np.arange(writer.count, min(writer.count + batch_size, len(structures)))
+                # subset would cut the links to parents in earlier batches
+                batch = replace(structures.subset(chosen), parent=structures.parent[chosen])
+                batch, failed = _label_batch(teacher, batch, writer.count, good)
+                flags = compute_flags(batch, max_force=max_force, expect_stress=expect_stress)
+                batch = replace(batch, flag=np.where(failed, FAILED, flags), provenance=record)
+                if not failed.all():
+                    good = batch.structure(int(np.flatnonzero(~failed)[0]))
+                writer.append(batch)
+                bar.update(len(batch))
+        return writer.finish()
+
+
+def _provenance(teacher: LabellingTeacher) -> dict[str, Any]:
+    record = dict(teacher.info.provenance())
+    if "version" in record:
+        record.setdefault("teacher_version", record.pop("version"))
+    return record
+
+
+def _verify_committed(path: Path, structures: Dataset, max_force: float) -> Atoms | None:
+    """Check that the stored structures are the first of `structures`; one that was labelled."""
+    stored = load(path)
+    expected = structures.subset(range(min(len(stored), len(structures))))
+    advice = "give the same structures as before, or another path"
+    if len(stored) > len(structures):
+        raise DatasetError(
+            f"{path}: already holds {len(stored)} structures, the input has only "
+            f"{len(structures)}: {advice}"
+        )
+    differ = (structure_hashes(stored) != structure_hashes(expected)) | (
+        stored.trajectory != expected.trajectory
+    )
+    if differ.any():
+        raise DatasetError(
+            f"{path}: {int(differ.sum())} of {len(stored)} stored structures are not those of the "
+            f"input, first number {int(np.argmax(differ))}: {advice}"
+        )
+    used = stored.provenance.get("max_force")
+    if used != max_force:
+        raise DatasetError(
+            f"{path}: was flagged with max_force={used} eV/Å, not {max_force}: resume with the "
+            "same value, or use another path"
+        )
+    labelled = np.flatnonzero(stored.flag & FAILED == 0)
+    return stored.structure(int(labelled[0])) if len(labelled) else None
+
+
+def _label_batch(
+    teacher: LabellingTeacher, batch: Dataset, first: int, good: Atoms | None
+) -> tuple[Dataset, np.ndarray]:
+    """The labelled batch and a `[B]` bool array of structures for which the teacher raised.
+
+    Args:
+        teacher: see `label_structures`.
+        batch: structures to label.
+        first: number of the first one, for messages.
+        good: a structure that the teacher has labelled before, None in the first batch.
+    """
+    atoms = [batch.structure(i) for i in range(len(batch))]
+    try:
+        return batch.labelled(teacher.label(atoms)), np.zeros(len(batch), bool)
+    except Exception as error:
+        cause = error
+        logger.warning(
+            "structures %d to %d: the teacher failed (%s); trying one by one",
+            first,
+            first + len(batch) - 1,
+            error,
+        )
+    energy = np.full(len(batch), np.nan)
+    forces = [np.full((len(a), 3), np.nan) for a in atoms]
+    stress = np.full((len(batch), 3, 3), np.nan)
+    failed = np.zeros(len(batch), bool)
+    for i, structure in enumerate(atoms):
+        try:
+            single = batch.subset([i]).labelled(teacher.label([structure]))
+        except Exception as error:
+            cause, failed[i] = error, True
+            logger.warning("structure %d: the teacher failed (%s)", first + i, error)
+        else:
+            energy[i], forces[i], stress[i] = single.energy[0], single.forces, single.stress[0]
+    if failed.all():
+        _require_working(teacher, good, first, cause)
+    return batch.labelled(Labels(energy, forces, stress)), failed
+
+
+def _require_working(
+    teacher: LabellingTeacher, good: Atoms | None, first: int, cause: Exception
+) -> None:
+    """After a whole batch failed: stop unless the teacher still labels a structure it knows.
+
+    Without this a lost GPU would flag all the remaining structures.
+    """
+    if good is None:
+        raise DatasetError(
+            f"the teacher failed for every structure of the first batch: {cause}"
+        ) from cause
+    try:
+        teacher.label([good])
+    except Exception as error:
+        raise DatasetError(
+            f"the teacher failed from structure {first} on, also for one that it labelled before: "
+            f"{error}; what was labelled is stored: remove the cause and start again to resume"
+        ) from error

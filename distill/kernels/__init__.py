@@ -1,0 +1,20 @@
+"""The performance core: how the rows of a strictly local model are evaluated.
+
+Row `i` of the displacements alone decides the energy of atom `i`, so rows are independent. A
+kernel takes the model and dense rows and gives energies with their gradient:
+
+    kernel(atomic_energy, displacements [b, K, 3], neighbor_species [b, K], mask [b, K],
+           species [b]) -> (energy [b], dE/d displacement [b, K, 3])
+
+Energies in eV, displacements in Å. Every kernel passes the same tests and can be differentiated
+again, with respect to the parameters and to the displacements.
+"""
+
+from distill.kernels.blocked import blocked
+from distill.kernels.contract import AtomicEnergy, Kernel
+from distill.kernels.reference import reference
+
+KERNELS: dict[str, Kernel] = {"reference": reference, "blocked": blocked}
+"""Kernels by name."""
+
+__all__ = ["KERNELS", "AtomicEnergy", "Kernel", "blocked", "reference"]

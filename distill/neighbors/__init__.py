@@ -1,0 +1,23 @@
+"""Neighbour lists: exact ones on the host, fast ones on the device, of one shape.
+
+Host: `neighbor_table` for one structure, `batch_graphs` for a padded `Graph`. Device:
+`neighbor_list` gives a `NeighborSearch`, whose `allocate` (host) and `update` (inside jit) make a
+`NeighborList`. Both give `neighbors` `[n, K]` with `n` meaning none, and `shifts` `[n, K, 3]` so
+that `r = positions[j] + shift @ cell - positions[i]` for positions as given, wrapped or not.
+"""
+
+from distill.neighbors.batch import batch_graphs, species_index
+from distill.neighbors.capacity import bucket
+from distill.neighbors.device import NeighborList, NeighborSearch, neighbor_list
+from distill.neighbors.host import NeighborTable, neighbor_table
+
+__all__ = [
+    "NeighborList",
+    "NeighborSearch",
+    "NeighborTable",
+    "batch_graphs",
+    "bucket",
+    "neighbor_list",
+    "neighbor_table",
+    "species_index",
+]

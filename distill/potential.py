@@ -1,0 +1,180 @@
+"""From one pure energy function to everything else: forces, virial, stress, MD potentials.
+
+A strictly local model is a function of the displacements to the neighbours,
+`atomic_energy(displacements [N, K, 3], neighbor_species [N, K], mask [N, K], species [N]) -> [N]`.
+Its gradient with respect to the displacements, `g_ik`, is taken once; then
+`F_i = sum_k g_ik - sum over pairs (j, k) that point at i of g_jk` and
+`virial = sum r ⊗ g`, which is dE/dstrain.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase import Atoms
+
+from distill.graph import PADDING_DISTANCE, Graph, displacements, neighbor_species, sum_per_system
+from distill.kernels import AtomicEnergy, Kernel, reference
+from distill.neighbors.device import NeighborList, neighbor_list
+
+__all__ = ["Evaluation", "Potential", "evaluate", "hessian_vector_product", "local_potential"]
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Evaluation:
+    """Results for a graph.
+
+    Attributes:
+        energy: `[B]`, eV, without reference energies.
+        forces: `[N, 3]`, eV/Å, zero on padding atoms.
+        virial: `[B, 3, 3]`, eV, dE/dstrain.
+        per_atom_energy: `[N]`, eV, zero on padding atoms.
+    """
+
+    energy: jax.Array
+    forces: jax.Array
+    virial: jax.Array
+    per_atom_energy: jax.Array
+
+    def stress(self, cell: jax.Array) -> jax.Array:
+        """Stress `[B, 3, 3]` in eV/Å³, ASE's sign, for `cell` `[B, 3, 3]`."""
+        volume = jnp.abs(jnp.linalg.det(cell))
+        return self.virial / volume[:, None, None]
+
+
+def assemble_forces(gradients: jax.Array, neighbors: jax.Array) -> jax.Array:
+    """Forces `[N, 3]` from pair gradients `[N, K, 3]`; `neighbors` `[N, K]` holds N for none."""
+    return gradients.sum(1).at[neighbors].add(-gradients, mode="drop")
+
+
+def evaluate(atomic_energy: AtomicEnergy, graph: Graph, kernel: Kernel = reference) -> Evaluation:
+    """Energy, forces and virial of every system in `graph` from one differentiation."""
+    vectors = displacements(graph)
+    energies, gradients = kernel(
+        atomic_energy, vectors, neighbor_species(graph), graph.pair_mask, graph.species
+    )
+    real = graph.atom_mask & graph.system_mask[graph.system]
+    energies = jnp.where(real, energies, 0)
+    gradients = jnp.where(graph.pair_mask[..., None], gradients, 0)
+    virials = jnp.einsum(
+        "nka,nkb->nab", jnp.where(graph.pair_mask[..., None], vectors, 0), gradients
+    )
+    return Evaluation(
+        energy=sum_per_system(energies, graph),
+        forces=assemble_forces(gradients, graph.neighbors),
+        virial=sum_per_system(virials, graph),
+        per_atom_energy=energies,
+    )
+
+
+def hessian_vector_product(
+    energy: Callable[[jax.Array], jax.Array], positions: jax.Array, direction: jax.Array
+) -> jax.Array:
+    """Second derivative of a scalar `energy(positions)` times `direction` `[n, 3]`, eV/Å²."""
+    return jax.jvp(jax.grad(energy), (positions,), (direction,))[1]
+
+
+@dataclass(frozen=True)
+class Potential:
+    """What molecular dynamics needs to know of a model: nothing but these pure functions.
+
+    Attributes:
+        numbers: `[n]` atomic numbers.
+        dtype: precision of positions, energies and forces.
+        allocate: host code, `(positions [n, 3], previous lists or None) -> lists`. Capacities are
+            chosen here; with `previous` they are grown beyond those.
+        update: pure, `(lists, positions) -> lists` with the same shapes.
+        overflow: pure, `(lists, positions) -> bool []`, True when results obtained with these
+            lists at these positions are not guaranteed (capacity too small, list too old).
+        energy_and_forces: pure, `(positions, lists) -> (energy [] in eV, forces [n, 3] in eV/Å)`.
+            The energy leaves out reference (atomic self) energies.
+    """
+
+    numbers: np.ndarray
+    dtype: Any
+    allocate: Callable[..., Any]
+    update: Callable[[Any, jax.Array], Any]
+    overflow: Callable[[Any, jax.Array], jax.Array]
+    energy_and_forces: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
+
+    @classmethod
+    def from_energy(cls, energy: Callable[[jax.Array, Any], jax.Array], **fields: Any) -> Potential:
+        """Potential whose forces are the gradient of `energy(positions, lists)`."""
+
+        def energy_and_forces(positions: jax.Array, lists: Any) -> tuple[jax.Array, jax.Array]:
+            value, gradient = jax.value_and_grad(energy)(positions, lists)
+            return value, -gradient
+
+        return cls(energy_and_forces=energy_and_forces, **fields)
+
+    def energy(self, positions: jax.Array, neighbors: Any) -> jax.Array:
+        """Energy in eV; jax-md's argument order (`neighbors` by keyword)."""
+        return self.energy_and_forces(positions, neighbors)[0]
+
+    def forces(self, positions: jax.Array, neighbors: Any) -> jax.Array:
+        """Forces `[n, 3]` in eV/Å: hand this to any `jax_md.simulate` integrator."""
+        return self.energy_and_forces(positions, neighbors)[1]
+
+
+def local_potential(
+    atomic_energy: AtomicEnergy,
+    atoms: Atoms,
+    species: np.ndarray,
+    cutoff: float,
+    *,
+    skin: float = 0.5,
+    dtype: Any = np.float32,
+    kernel: Kernel = reference,
+) -> Potential:
+    """MD potential of a strictly local model for structures like `atoms`, its cell fixed.
+
+    Args:
+        atomic_energy: the model with its parameters bound.
+        atoms: elements, cell and periodicity.
+        species: `[n]` index of each atom in the model's element table.
+        cutoff: of the model, Å.
+        skin: extra radius of the list in Å; it is rebuilt only when an atom moved far enough.
+        dtype: precision of the simulation.
+        kernel: how rows are evaluated, see `distill.kernels`.
+    """
+    lists = neighbor_list(np.asarray(atoms.cell.array), atoms.pbc, cutoff, skin=skin)
+    cell = jnp.asarray(atoms.cell.array, dtype)
+    # A numpy array stays static in a trace, so that the networks are evaluated per element.
+    species = np.asarray(species, np.int32)
+    species_on_device = jnp.asarray(species)
+
+    def allocate(positions: jax.Array, previous: NeighborList | None = None) -> NeighborList:
+        return lists.allocate(jnp.asarray(positions, dtype), previous=previous)
+
+    def energy_and_forces(
+        positions: jax.Array, neighbors: NeighborList
+    ) -> tuple[jax.Array, jax.Array]:
+        mask = neighbors.neighbors < positions.shape[0]
+        vectors = positions.at[neighbors.neighbors].get(mode="clip") - positions[:, None]
+        if atoms.pbc.any():
+            vectors = vectors + jnp.matmul(
+                neighbors.shifts, cell, precision=jax.lax.Precision.HIGHEST
+            )
+        far = jnp.asarray([PADDING_DISTANCE, 0, 0], positions.dtype)
+        vectors = jnp.where(mask[..., None], vectors, far)
+        others = jnp.where(mask, species_on_device.at[neighbors.neighbors].get(mode="clip"), 0)
+        energies, gradients = kernel(atomic_energy, vectors, others, mask, species)
+        return energies.sum(), assemble_forces(gradients, neighbors.neighbors)
+
+    def overflow(neighbors: NeighborList, positions: jax.Array) -> jax.Array:
+        return neighbors.overflow | neighbors.stale | lists.is_stale(neighbors, positions)
+
+    return Potential(
+        numbers=atoms.numbers.copy(),
+        dtype=dtype,
+        allocate=allocate,
+        update=lists.update,
+        overflow=overflow,
+        energy_and_forces=energy_and_forces,
+    )

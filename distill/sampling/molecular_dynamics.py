@@ -1,0 +1,105 @@
+"""Structures from molecular dynamics at several temperatures, many replicas at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+
+from distill.data import Dataset
+from distill.potential import Potential
+from distill.sampling.rattle import rattle
+from distill.simulation import MDConfig, run_md
+
+
+@dataclass(frozen=True)
+class MDSamplingConfig:
+    """How structures are sampled.
+
+    Attributes:
+        temperatures: K, one set of replicas each.
+        replicas: independent trajectories per temperature.
+        frames: kept per trajectory.
+        spacing: fs between kept frames.
+        equilibration: fs before the first kept frame.
+        timestep: fs.
+        friction: 1/fs.
+        rattle: Å, standard deviation of the displacements that part the replicas at the start.
+        seed: of displacements, velocities and noise.
+    """
+
+    temperatures: tuple[float, ...] = (300.0, 500.0)
+    replicas: int = 8
+    frames: int = 50
+    spacing: float = 20.0
+    equilibration: float = 200.0
+    timestep: float = 0.5
+    friction: float = 0.02
+    rattle: float = 0.03
+    seed: int = 0
+
+
+def sample_by_md(
+    make_potential: Callable[[Atoms], Potential],
+    atoms: Atoms,
+    config: MDSamplingConfig,
+    *,
+    name: str = "teacher_md",
+    progress: bool = True,
+) -> Dataset:
+    """Run Langevin MD from `atoms` and keep frames, each replica a trajectory of its own.
+
+    Args:
+        make_potential: e.g. `FennolTeacher.potential` or `Student.potential`.
+        atoms: start, near a minimum.
+        config: settings.
+        name: origin recorded with each structure, followed by the temperature.
+        progress: show bars.
+
+    Returns:
+        Unlabelled structures; trajectories are called `<formula>-<temperature>K-r<replica>`.
+
+    Raises:
+        SimulationError: the potential let the system explode.
+    """
+    potential = make_potential(atoms)
+    every = max(round(config.spacing / config.timestep), 1)
+    skipped = round(config.equilibration / config.timestep / every)
+    structures: list[Atoms] = []
+    trajectories: list[str] = []
+    origins: list[str] = []
+    for number, temperature in enumerate(config.temperatures):
+        seed = config.seed + 1000 * number
+        start = rattle([atoms] * config.replicas, config.rattle, seed)
+        run = run_md(
+            potential,
+            np.stack([a.positions for a in start]),
+            MDConfig(
+                ensemble="nvt_langevin",
+                timestep=config.timestep,
+                temperature=temperature,
+                friction=config.friction,
+                steps=every * (skipped + config.frames),
+                record_every=every,
+                block_steps=every * max(1, 200 // every),
+                seed=seed,
+            ),
+            progress=progress,
+            description=f"sampling at {temperature:.0f} K",
+        )
+        kept = run.frames.positions[skipped:]
+        for replica in range(config.replicas):
+            structures.extend(_with_positions(atoms, kept[:, replica]))
+            label = f"{atoms.get_chemical_formula()}-{temperature:.0f}K-r{replica}"
+            trajectories.extend([label] * len(kept))
+            origins.extend([f"{name}:{temperature:.0f}K"] * len(kept))
+    return Dataset.from_structures(structures, trajectories, origins)
+
+
+def _with_positions(atoms: Atoms, positions: Sequence[np.ndarray]) -> list[Atoms]:
+    return [
+        Atoms(atoms.numbers, positions=frame, cell=atoms.cell, pbc=atoms.pbc)
+        for frame in np.asarray(positions, np.float64)
+    ]

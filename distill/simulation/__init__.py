@@ -1,0 +1,18 @@
+"""Molecular dynamics on the device with jax-md: knows a potential, no teacher and no student."""
+
+from distill.simulation.config import ENSEMBLES, MDConfig
+from distill.simulation.ensembles import kinetic_energy, make_integrator, mass_of
+from distill.simulation.run import Frames, MDResult, run_md
+from distill.simulation.trajectory import TrajectoryWriter
+
+__all__ = [
+    "ENSEMBLES",
+    "Frames",
+    "MDConfig",
+    "MDResult",
+    "TrajectoryWriter",
+    "kinetic_energy",
+    "make_integrator",
+    "mass_of",
+    "run_md",
+]

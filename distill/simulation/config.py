@@ -1,0 +1,48 @@
+"""Settings of a simulation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+ENSEMBLES = ("nve", "nvt_langevin")
+"""Names of the ensembles available."""
+
+
+@dataclass(frozen=True)
+class MDConfig:
+    """A molecular dynamics run.
+
+    Attributes:
+        ensemble: one of `ENSEMBLES`.
+        timestep: fs.
+        temperature: K; of the initial velocities and, in NVT, of the bath.
+        friction: 1/fs, of the Langevin bath.
+        steps: integration steps.
+        record_every: steps between recorded frames and energies.
+        block_steps: steps per compiled block; the host looks at the run between blocks. A
+            multiple of `record_every`.
+        seed: of velocities and noise.
+    """
+
+    ensemble: str = "nve"
+    timestep: float = 0.5
+    temperature: float = 300.0
+    friction: float = 0.01
+    steps: int = 1000
+    record_every: int = 10
+    block_steps: int = 500
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.ensemble not in ENSEMBLES:
+            raise ValueError(f"ensemble must be one of {', '.join(ENSEMBLES)}: {self.ensemble!r}")
+        for name in ("timestep", "steps", "record_every", "block_steps"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"{name} must be larger than zero, got {getattr(self, name)}")
+        if self.temperature < 0 or self.friction < 0:
+            raise ValueError("temperature and friction must not be negative")
+        if self.block_steps % self.record_every or self.steps % self.record_every:
+            raise ValueError(
+                f"block_steps ({self.block_steps}) and steps ({self.steps}) must be multiples of "
+                f"record_every ({self.record_every})"
+            )

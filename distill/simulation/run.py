@@ -1,0 +1,238 @@
+"""Molecular dynamics in compiled blocks, with the host in between.
+
+The loop of a block stays on the device. Its carry holds the overflow flag of the neighbour list;
+a block that overflowed is thrown away and run again from the last good state with a larger list,
+so the result is the one that a large list would have given from the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill.errors import CapacityError, SimulationError
+from distill.potential import Potential
+from distill.progress import progress_bar
+from distill.simulation.config import MDConfig
+from distill.simulation.ensembles import kinetic_energy, make_integrator, mass_of
+from distill.units import BOLTZMANN
+
+MAX_REALLOCATIONS = 10
+"""Growths of the list within one block after which the run is given up."""
+
+
+@dataclass(frozen=True)
+class Frames:
+    """What a run recorded, `T` frames of `R` replicas (no axis for a single one), as numpy arrays.
+
+    Attributes:
+        time: `[T]`, fs.
+        positions: `[T, (R,) n, 3]`, Å, unwrapped.
+        velocities: `[T, (R,) n, 3]`, Å/fs.
+        potential_energy: `[T, (R)]`, eV, without reference energies.
+        kinetic_energy: `[T, (R)]`, eV.
+        temperature: `[T, (R)]`, K, from 3n - 3 degrees of freedom.
+    """
+
+    time: np.ndarray
+    positions: np.ndarray
+    velocities: np.ndarray
+    potential_energy: np.ndarray
+    kinetic_energy: np.ndarray
+    temperature: np.ndarray
+
+    @property
+    def total_energy(self) -> np.ndarray:
+        """`[T, (R)]`, eV, in float64."""
+        return self.potential_energy.astype(np.float64) + self.kinetic_energy.astype(np.float64)
+
+
+@dataclass(frozen=True)
+class MDResult:
+    """Frames, the final jax-md state, and how often the list had to grow."""
+
+    frames: Frames
+    state: Any
+    n_reallocations: int
+
+
+def run_md(
+    potential: Potential,
+    positions: np.ndarray,
+    config: MDConfig,
+    *,
+    velocities: np.ndarray | None = None,
+    on_frames: Callable[[Frames], None] | None = None,
+    progress: bool = True,
+    description: str = "MD",
+) -> MDResult:
+    """Run molecular dynamics with jax-md.
+
+    Args:
+        potential: see `distill.potential.Potential`.
+        positions: `[n, 3]` or, for replicas run side by side, `[R, n, 3]`, Å.
+        config: settings.
+        velocities: like positions, Å/fs; drawn from Maxwell-Boltzmann by default.
+        on_frames: called with the frames of each block, e.g. `TrajectoryWriter.write`.
+        progress: show a bar.
+        description: label of the bar.
+
+    Raises:
+        SimulationError: positions or energies became NaN or infinite (names time and atoms).
+        CapacityError: the neighbour list kept overflowing.
+    """
+    positions = np.asarray(positions)
+    if positions.ndim not in (2, 3) or positions.shape[-2:] != (len(potential.numbers), 3):
+        raise ValueError(
+            f"positions must have shape [n, 3] or [R, n, 3] with n = {len(potential.numbers)}, "
+            f"got {positions.shape}"
+        )
+    if not np.isfinite(positions).all():
+        raise SimulationError("initial positions are NaN or infinite")
+    replicas = positions.ndim == 3
+    start, block = _make_functions(potential, config, replicas)
+    neighbors = _allocate(potential, positions, None, replicas)
+    key = jax.random.PRNGKey(config.seed)
+    if replicas:
+        key = jax.random.split(key, len(positions))
+    state = start(key, jnp.asarray(positions, potential.dtype), neighbors, velocities)
+
+    recorded: list[Frames] = []
+    done = reallocations = 0
+    with progress_bar(config.steps, description, disable=not progress) as bar:
+        while done < config.steps:
+            n_steps = min(config.block_steps, config.steps - done)
+            for _ in range(MAX_REALLOCATIONS):
+                new_state, new_neighbors, records, overflow = block(
+                    state, neighbors, n_steps // config.record_every
+                )
+                if not bool(jnp.any(overflow)):
+                    break
+                reallocations += 1
+                # The last good positions tell nothing of the crowding to come: the old capacity
+                # plus one forces the next size of the ladder.
+                neighbors = _allocate(potential, state.position, new_neighbors, replicas)
+            else:
+                raise CapacityError(
+                    f"the neighbour list still overflows after {MAX_REALLOCATIONS} growths at "
+                    f"{done * config.timestep:.1f} fs: the atoms collapse or move further than "
+                    "the skin in one step; use a smaller timestep or a larger skin"
+                )
+            frames = _to_frames(records, potential, config, done)
+            _require_finite(frames, replicas)
+            state, neighbors, done = new_state, new_neighbors, done + n_steps
+            recorded.append(frames)
+            if on_frames is not None:
+                on_frames(frames)
+            bar.update(n_steps)
+            bar.set_postfix(temperature=f"{np.mean(frames.temperature[-1]):.0f} K")
+    joined = Frames(
+        *(
+            np.concatenate([getattr(frames, name) for frames in recorded])
+            for name in Frames.__dataclass_fields__
+        )
+    )
+    return MDResult(joined, state, reallocations)
+
+
+def _make_functions(
+    potential: Potential, config: MDConfig, replicas: bool
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    start, step = make_integrator(potential, config)
+
+    def one_step(_: Any, carry: Any) -> Any:
+        state, neighbors, overflow = carry
+        neighbors = potential.update(neighbors, state.position)
+        state = step(state, neighbors=neighbors)
+        # Checked after the step: the list must have been valid where the force was evaluated.
+        return state, neighbors, overflow | potential.overflow(neighbors, state.position)
+
+    def record(carry: Any, _: Any) -> Any:
+        state, neighbors, overflow = jax.lax.fori_loop(0, config.record_every, one_step, carry)
+        energy, _ = potential.energy_and_forces(state.position, neighbors)
+        seen = (state.position, state.momentum / state.mass, energy, kinetic_energy(state))
+        return (state, neighbors, overflow), seen
+
+    def block(state: Any, neighbors: Any, n_records: int) -> Any:
+        clear = jnp.zeros((), bool)
+        (state, neighbors, overflow), seen = jax.lax.scan(
+            record, (state, neighbors, clear), None, length=n_records
+        )
+        return state, neighbors, seen, overflow
+
+    if not replicas:
+        return start, jax.jit(block, static_argnums=2)
+
+    def many(state: Any, neighbors: Any, n_records: int) -> Any:
+        return jax.vmap(lambda s, n: block(s, n, n_records), out_axes=(0, 0, 1, 0))(
+            state, neighbors
+        )
+
+    def start_many(key: Any, positions: Any, neighbors: Any, velocities: Any = None) -> Any:
+        if velocities is None:
+            return jax.vmap(start)(key, positions, neighbors)
+        return jax.vmap(start)(key, positions, neighbors, jnp.asarray(velocities))
+
+    return start_many, jax.jit(many, static_argnums=2)
+
+
+def _allocate(potential: Potential, positions: Any, previous: Any, replicas: bool) -> Any:
+    """Lists for `positions`, larger than `previous` if there is one; one each for replicas."""
+    if not replicas:
+        return potential.allocate(positions, previous)
+    crowded = None if previous is None else jax.tree.map(lambda leaf: leaf[0], previous)
+    if crowded is not None:
+        crowded = _with_overflow(crowded)
+    while True:
+        single = potential.allocate(positions[0], crowded)
+        lists = jax.vmap(potential.update, in_axes=(None, 0))(single, jnp.asarray(positions))
+        late = jax.vmap(potential.overflow)(lists, jnp.asarray(positions))
+        worst = int(jnp.argmax(late))
+        if not bool(late[worst]):
+            return lists
+        crowded = _with_overflow(potential.allocate(positions[worst], crowded))
+
+
+def _with_overflow(lists: Any) -> Any:
+    return replace(lists, overflow=jnp.ones((), bool))
+
+
+def _to_frames(records: Any, potential: Potential, config: MDConfig, done: int) -> Frames:
+    positions, velocities, potential_energy, kinetic = (np.asarray(r) for r in records)
+    steps = done + config.record_every * np.arange(1, len(positions) + 1)
+    freedom = max(3 * len(potential.numbers) - 3, 1)
+    return Frames(
+        time=steps * config.timestep,
+        positions=positions,
+        velocities=velocities,
+        potential_energy=potential_energy,
+        kinetic_energy=kinetic,
+        temperature=2 * kinetic / (freedom * BOLTZMANN),
+    )
+
+
+def _require_finite(frames: Frames, replicas: bool) -> None:
+    good = np.isfinite(frames.positions).all(-1)
+    energies = np.isfinite(frames.potential_energy) & np.isfinite(frames.kinetic_energy)
+    if good.all() and energies.all():
+        return
+    bad_frames = ~(
+        good.all(axis=tuple(range(1, good.ndim))) & energies.reshape(len(good), -1).all(1)
+    )
+    first = int(np.argmax(bad_frames))
+    where = np.argwhere(~good[first])
+    atoms = sorted({int(w[-1]) for w in where})
+    lost = f"atoms {atoms[:10]}" if atoms else "the energy"
+    of = f" of replicas {sorted({int(w[0]) for w in where})[:10]}" if replicas and atoms else ""
+    raise SimulationError(
+        f"{lost}{of} became NaN or infinite at or before {frames.time[first]:.1f} fs: the "
+        "structure left the range of the potential, or the timestep is too large"
+    )
+
+
+__all__ = ["Frames", "MDResult", "mass_of", "run_md"]

@@ -1,0 +1,83 @@
+"""Architecture specs: plain data in, Flax module out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from typing import Any
+
+import flax.linen as nn
+from ase.data import atomic_numbers, chemical_symbols
+
+from distill.errors import ConfigError
+from distill.students.moment import MomentStudent
+
+ARCHITECTURES: dict[str, type[nn.Module]] = {"moment": MomentStudent}
+"""Modules by the name that a spec calls them."""
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """Everything that rebuilds a student's module; written to `model.yaml` of a bundle.
+
+    Attributes:
+        architecture: a name in `ARCHITECTURES`.
+        elements: atomic numbers in increasing order; a species is an index into them.
+        cutoff: Å.
+        options: further fields of the module.
+    """
+
+    architecture: str
+    elements: tuple[int, ...]
+    cutoff: float
+    options: Mapping[str, Any]
+
+    def build(self) -> nn.Module:
+        """The module. Raises ConfigError for an unknown architecture or option."""
+        if self.architecture not in ARCHITECTURES:
+            raise ConfigError(
+                f"unknown student architecture {self.architecture!r}"
+                f"{_nearest(self.architecture, ARCHITECTURES)}; "
+                f"known: {', '.join(ARCHITECTURES)}"
+            )
+        module = ARCHITECTURES[self.architecture]
+        known = set(module.__dataclass_fields__) - {"parent", "name", "n_elements", "cutoff"}
+        for key in self.options:
+            if key not in known:
+                raise ConfigError(
+                    f"unknown option {key!r} of student {self.architecture!r}"
+                    f"{_nearest(key, known)}; known: {', '.join(sorted(known))}"
+                )
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()}
+        return module(n_elements=len(self.elements), cutoff=self.cutoff, **options)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for YAML, elements as symbols."""
+        record = asdict(self)
+        record["elements"] = [chemical_symbols[z] for z in self.elements]
+        record["options"] = {
+            k: list(v) if isinstance(v, tuple) else v for k, v in self.options.items()
+        }
+        return record
+
+    @classmethod
+    def from_dict(cls, record: Mapping[str, Any]) -> StudentSpec:
+        """Inverse of `to_dict`. Raises ConfigError when a key is missing or not understood."""
+        missing = {"architecture", "elements", "cutoff", "options"} - set(record)
+        if missing:
+            raise ConfigError(f"model spec lacks {', '.join(sorted(missing))}")
+        unknown = [s for s in record["elements"] if s not in atomic_numbers]
+        if unknown:
+            raise ConfigError(f"model spec names unknown elements: {', '.join(map(str, unknown))}")
+        return cls(
+            architecture=str(record["architecture"]),
+            elements=tuple(atomic_numbers[s] for s in record["elements"]),
+            cutoff=float(record["cutoff"]),
+            options=dict(record["options"]),
+        )
+
+
+def _nearest(name: str, names: Any) -> str:
+    close = get_close_matches(name, list(names), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""

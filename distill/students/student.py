@@ -1,0 +1,163 @@
+"""A student: module, parameters and reference energies, and what users do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ase import Atoms
+
+from distill.data.labels import Labels
+from distill.graph import Graph
+from distill.kernels import KERNELS, Kernel, blocked
+from distill.neighbors import batch_graphs, bucket, species_index
+from distill.potential import Evaluation, Potential, evaluate, local_potential
+from distill.students.spec import StudentSpec
+
+
+@dataclass(frozen=True)
+class Student:
+    """A trained (or fresh) student.
+
+    Attributes:
+        spec: rebuilds the module.
+        variables: Flax variables, collections `params` and `statistics`.
+        reference_energies: `[n_elements]` float64, eV, added on the host.
+    """
+
+    spec: StudentSpec
+    variables: Any
+    reference_energies: np.ndarray
+
+    @cached_property
+    def module(self) -> nn.Module:
+        """The Flax module."""
+        return self.spec.build()
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers it knows."""
+        return self.spec.elements
+
+    @property
+    def cutoff(self) -> float:
+        """Å."""
+        return self.spec.cutoff
+
+    @property
+    def n_parameters(self) -> int:
+        """Number of trained parameters."""
+        return sum(int(np.prod(np.shape(p))) for p in jax.tree.leaves(self.variables["params"]))
+
+    def atomic_energy(
+        self,
+        displacements: jax.Array,
+        neighbor_species: jax.Array,
+        mask: jax.Array,
+        species: jax.Array,
+    ) -> jax.Array:
+        """Energies `[N]` in eV without reference energies; see `distill.kernels` for shapes."""
+        return self.module.apply(self.variables, displacements, neighbor_species, mask, species)
+
+    def species(self, numbers: np.ndarray) -> np.ndarray:
+        """Index of each atom in the element table. Raises UnknownElementError."""
+        return species_index(numbers, self.elements)
+
+    def reference_energy(self, numbers: np.ndarray) -> float:
+        """Sum of the reference energies in eV (float64)."""
+        return float(self.reference_energies[self.species(numbers)].sum())
+
+    def potential(
+        self,
+        atoms: Atoms,
+        *,
+        skin: float = 0.5,
+        dtype: Any = np.float32,
+        kernel: Kernel | str | None = None,
+    ) -> Potential:
+        """Potential for jax-md for structures like `atoms`; see `distill.potential.Potential`.
+
+        Args:
+            atoms: elements, cell and periodicity (fixed).
+            skin: of the neighbour list, Å.
+            dtype: precision of the simulation.
+            kernel: a kernel or its name; by default the one that is fastest for this size.
+        """
+        chosen = KERNELS[kernel] if isinstance(kernel, str) else kernel
+        return local_potential(
+            self.atomic_energy,
+            atoms,
+            self.species(atoms.numbers),
+            self.cutoff,
+            skin=skin,
+            dtype=dtype,
+            kernel=chosen or blocked,
+        )
+
+    def label(self, structures: Sequence[Atoms], dtype: Any = np.float32) -> Labels:
+        """Energies, forces, stress (NaN without periodicity) and per-atom energies of a batch.
+
+        Shapes are padded to a ladder of sizes, so that repeated calls seldom compile.
+        """
+        graph = batch_graphs(
+            structures,
+            self.cutoff,
+            self.elements,
+            n_atoms=bucket(sum(len(a) for a in structures) + 1),
+            n_systems=bucket(len(structures) + 1),
+            dtype=dtype,
+        )
+        width = bucket(graph.neighbors.shape[1])
+        result = self._evaluate(self.variables, _widen(graph, width))
+        volume = np.array([abs(a.cell.volume) if a.pbc.all() else np.nan for a in structures])
+        virial = np.asarray(result.virial, np.float64)[: len(structures)]
+        energy = np.asarray(result.energy, np.float64)[: len(structures)]
+        ends = np.cumsum([len(a) for a in structures])
+        starts = [0, *ends[:-1]]
+        parts = [slice(a, b) for a, b in zip(starts, ends, strict=True)]
+        forces = np.asarray(result.forces, np.float64)
+        atomic = np.asarray(result.per_atom_energy, np.float64)
+        return Labels(
+            energy=energy + [self.reference_energy(a.numbers) for a in structures],
+            forces=[forces[part] for part in parts],
+            stress=virial / volume[:, None, None],
+            per_atom_energy=[
+                atomic[part] + self.reference_energies[self.species(a.numbers)]
+                for part, a in zip(parts, structures, strict=True)
+            ],
+        )
+
+    @cached_property
+    def _evaluate(self) -> Any:
+        module = self.module
+
+        @jax.jit
+        def run(variables: Any, graph: Graph) -> Evaluation:
+            def atomic_energy(*rows: jax.Array) -> jax.Array:
+                return module.apply(variables, *rows)
+
+            return evaluate(atomic_energy, graph, kernel=blocked)
+
+        return run
+
+
+def _widen(graph: Graph, n_neighbors: int) -> Graph:
+    """`graph` on the device with `n_neighbors` slots."""
+    extra = n_neighbors - graph.neighbors.shape[1]
+    n_atoms = len(graph.positions)
+    return jax.tree.map(
+        jnp.asarray,
+        Graph(
+            **{
+                **graph.__dict__,
+                "neighbors": np.pad(graph.neighbors, ((0, 0), (0, extra)), constant_values=n_atoms),
+                "shifts": np.pad(graph.shifts, ((0, 0), (0, extra), (0, 0))),
+            }
+        ),
+    )

@@ -1,0 +1,48 @@
+"""Fixtures shared by all tests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # The workers share the cores: each gets one thread instead of one per core. JAX reads these
+    # when it starts its CPU client, so they must be set before it is imported.
+    for _variable in ("NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(_variable, "1")
+
+import jax
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Double precision in JAX for one test."""
+    with jax.enable_x64(True):
+        yield
+
+
+@pytest.fixture(scope="session")
+def models_folder() -> Path:
+    """Weights of published teachers, from the folder that DISTILL_MODELS names."""
+    name = os.environ.get("DISTILL_MODELS")
+    if not name:
+        pytest.skip("needs the weights of published teachers: set DISTILL_MODELS to their folder")
+    folder = Path(name)
+    if not folder.is_dir():
+        pytest.fail(f"DISTILL_MODELS names {folder}, which is not a folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo_teacher_path() -> Path:
+    """The small FeNNol teacher that comes with the repository (H, C, N, O)."""
+    path = ROOT / "experiments" / "models" / "demo_chno.fnx"
+    if not path.is_file():
+        pytest.fail(
+            f"{path.relative_to(ROOT)} is missing; experiments/make_demo_teacher.py makes it"
+        )
+    return path
