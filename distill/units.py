@@ -1,4 +1,4 @@
-"""The unit contract: eV, Å, fs, K, amu inside `distill`; everything else is converted at the border.
+"""The unit contract: eV, Å, fs, K, amu inside `distill`; all else is converted at the border.
 
 Lengths are in Å, energies in eV, forces in eV/Å, stress in eV/Å³ with ASE's sign
 (stress = (1/V) dE/dstrain), times in fs, temperatures in K, masses in amu, pressures in GPa.

@@ -317,8 +317,8 @@ def plot(path: Path, curve: list, rows: list[dict], table: dict, energies: np.nd
         true, predicted = true.ravel(), predicted.ravel()
         text = f"{label}: MAE {table[key]['force_mae_meV_per_A']:.0f} meV/Å"
         axes[1, 0].plot(true, predicted, ".", ms=2, alpha=0.3, color=colour, label=text)
-    axes[0, 1].set(title="Energy minus self energies, held-out trajectories (eV/atom)")
-    axes[1, 0].set(title="Force components, held-out trajectories (eV/Å)")
+    axes[0, 1].set(title="Energy minus self energies, held-out (eV/atom)")
+    axes[1, 0].set(title="Force components, held-out (eV/Å)")
     for axis in (axes[0, 1], axes[1, 0]):
         axis.axline((0, 0), slope=1, color="black", lw=0.8)
         axis.set(xlabel="GFN2-xTB", ylabel="potential")

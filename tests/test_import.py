@@ -34,7 +34,7 @@ print(json.dumps({
     "names": names,
     "settings": changed,
     "environment": sorted(set(os.environ.items()) ^ set(environment.items())),
-    "heavy": sorted({"torch", "fennol", "orb_models", "tblite", "pymatgen"} & set(sys.modules)),
+    "heavy": sorted({"torch", "fennol", "orb_models", "tblite"} & set(sys.modules)),
     "x64": jax.config.read("jax_enable_x64"),
 }))
 """

@@ -12,7 +12,6 @@ import pytest
 from distill import progress
 from distill.progress import progress_bar
 
-
 Capture = pytest.CaptureFixture[str]
 
 

@@ -2,7 +2,7 @@
 
 from distill.simulation.config import ENSEMBLES, MDConfig
 from distill.simulation.ensembles import kinetic_energy, make_integrator, mass_of
-from distill.simulation.run import Frames, MDResult, run_md
+from distill.simulation.run import Frames, MDResult, make_block, run_md
 from distill.simulation.trajectory import TrajectoryWriter
 
 __all__ = [
@@ -12,6 +12,7 @@ __all__ = [
     "MDResult",
     "TrajectoryWriter",
     "kinetic_energy",
+    "make_block",
     "make_integrator",
     "mass_of",
     "run_md",

@@ -19,7 +19,7 @@ from distill.errors import CapacityError, SimulationError
 from distill.potential import Potential
 from distill.progress import progress_bar
 from distill.simulation.config import MDConfig
-from distill.simulation.ensembles import kinetic_energy, make_integrator, mass_of
+from distill.simulation.ensembles import kinetic_energy, make_integrator
 from distill.units import BOLTZMANN
 
 MAX_REALLOCATIONS = 10
@@ -95,7 +95,7 @@ def run_md(
     if not np.isfinite(positions).all():
         raise SimulationError("initial positions are NaN or infinite")
     replicas = positions.ndim == 3
-    start, block = _make_functions(potential, config, replicas)
+    start, block = make_block(potential, config, replicas)
     neighbors = _allocate(potential, positions, None, replicas)
     key = jax.random.PRNGKey(config.seed)
     if replicas:
@@ -140,9 +140,15 @@ def run_md(
     return MDResult(joined, state, reallocations)
 
 
-def _make_functions(
-    potential: Potential, config: MDConfig, replicas: bool
+def make_block(
+    potential: Potential, config: MDConfig, replicas: bool = False
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`(start, block)`: the compiled loop that `run_md` is made of, for benchmarks.
+
+    `start(key, positions, neighbors, velocities=None)` gives jax-md's state,
+    `block(state, neighbors, n_records)` makes `n_records * record_every` steps and gives
+    `(state, neighbors, records, overflow)`.
+    """
     start, step = make_integrator(potential, config)
 
     def one_step(_: Any, carry: Any) -> Any:
@@ -221,10 +227,8 @@ def _require_finite(frames: Frames, replicas: bool) -> None:
     energies = np.isfinite(frames.potential_energy) & np.isfinite(frames.kinetic_energy)
     if good.all() and energies.all():
         return
-    bad_frames = ~(
-        good.all(axis=tuple(range(1, good.ndim))) & energies.reshape(len(good), -1).all(1)
-    )
-    first = int(np.argmax(bad_frames))
+    fine = good.reshape(len(good), -1).all(1) & energies.reshape(len(good), -1).all(1)
+    first = int(np.argmin(fine))
     where = np.argwhere(~good[first])
     atoms = sorted({int(w[-1]) for w in where})
     lost = f"atoms {atoms[:10]}" if atoms else "the energy"
@@ -233,6 +237,3 @@ def _require_finite(frames: Frames, replicas: bool) -> None:
         f"{lost}{of} became NaN or infinite at or before {frames.time[first]:.1f} fs: the "
         "structure left the range of the potential, or the timestep is too large"
     )
-
-
-__all__ = ["Frames", "MDResult", "mass_of", "run_md"]

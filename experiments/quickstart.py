@@ -1,0 +1,343 @@
+"""The main job in one script: label, train, evaluate and simulate, with a certificate at the end.
+
+    python experiments/quickstart.py --config experiments/configs/quickstart.yaml
+    python experiments/quickstart.py --config experiments/configs/ethanol_ani1ccx.yaml
+
+A run that was interrupted continues where it stopped; a run with other settings needs another
+`output=` folder.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import ase.io
+import numpy as np
+from ase import Atoms
+from ase.build import molecule
+
+from distill import teachers
+from distill.config import config_to_dict, load_config, parse_command_line, save_config
+from distill.data import Dataset, flag_summary, label_structures, load, save, split_by_trajectory
+from distill.errors import ConfigError, DistillError
+from distill.evaluation import (
+    Targets,
+    compare_md_speed,
+    make_certificate,
+    measure_accuracy,
+    run_nve,
+    save_certificate,
+    save_plots,
+    summarise_nve,
+)
+from distill.sampling import MDSamplingConfig, sample_by_md
+from distill.simulation import TrajectoryWriter
+from distill.students import Student, StudentSpec, initialise_student, save_bundle
+from distill.training import TrainingConfig, fit, read_metrics
+
+HERE = Path(__file__).resolve().parent
+
+SMOKE = (
+    "output=runs/smoke",
+    "sampling={temperatures: [300.0], replicas: 3, frames: 8, spacing: 5.0, equilibration: 20.0}",
+    "training={max_steps: 60, validation_every: 30, warmup_steps: 5}",
+    "student.options={n_channels: 4, n_radial: 6, max_l: 2, n_triples: 2, hidden: [16]}",
+    "split={train: 0.34, validation: 0.33, test: 0.33}",
+    "nve={duration: 0.1}",
+    "speed_repeats=2",
+)
+"""Overrides of `--smoke`: every stage, a few seconds each, an untrained student."""
+
+
+@dataclass(frozen=True)
+class StudentConfig:
+    """Architecture of the student; see `distill.students.ARCHITECTURES` for the options."""
+
+    architecture: str = "moment"
+    cutoff: float = 5.0
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class SplitConfig:
+    """Shares of the structures; whole trajectories go to one part."""
+
+    train: float = 0.7
+    validation: float = 0.1
+    test: float = 0.2
+
+
+@dataclass(frozen=True)
+class NVEConfig:
+    """The run in which energy conservation is tested: ps, K, fs."""
+
+    duration: float = 5.0
+    temperature: float = 300.0
+    timestep: float = 0.5
+
+
+@dataclass(frozen=True)
+class QuickstartConfig:
+    """Settings of the whole job.
+
+    Attributes:
+        teacher: name for `distill.teachers.load`; the path of a file may be relative to the
+            folder of this script.
+        structure: a molecule of `ase.build.molecule` or a file that ASE reads.
+        output: folder of the run.
+        label_batch_size: structures per call of the teacher.
+        speed_repeats: timed runs of teacher and student.
+        seed: of the split.
+    """
+
+    teacher: str = "fennol:models/demo_chno.fnx"
+    structure: str = "CH3CH2OH"
+    output: Path = Path("runs/quickstart")
+    sampling: MDSamplingConfig = field(default_factory=MDSamplingConfig)
+    label_batch_size: int = 32
+    split: SplitConfig = field(default_factory=SplitConfig)
+    student: StudentConfig = field(default_factory=StudentConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    nve: NVEConfig = field(default_factory=NVEConfig)
+    speed_repeats: int = 5
+    targets: Targets = field(default_factory=Targets)
+    seed: int = 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the job; returns the exit status."""
+    config, _ = parse_command_line(
+        QuickstartConfig, None, argv, description=__doc__, smoke_overrides=SMOKE
+    )
+    try:
+        run(config)
+    except DistillError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(config: QuickstartConfig) -> dict[str, Any]:
+    """All stages; returns the certificate."""
+    output = config.output
+    claim_folder(config)
+    clock = Clock()
+    teacher = teachers.load(resolve_teacher(config.teacher))
+    atoms = read_structure(config.structure)
+
+    with clock("sampling and labelling"):
+        dataset = sample_and_label(teacher, atoms, config)
+    usable = np.flatnonzero(dataset.usable)
+    parts = {
+        name: usable[indices]
+        for name, indices in split_by_trajectory(
+            dataset.subset(usable), vars(config.split), seed=config.seed
+        ).items()
+    }
+
+    with clock("training"):
+        spec = StudentSpec(
+            config.student.architecture,
+            dataset.elements,
+            config.student.cutoff,
+            config.student.options,
+        )
+        start = initialise_student(spec, dataset, parts["train"], config.training.seed)
+        print(f"student: {start.n_parameters} parameters, {len(parts['train'])} structures")
+        result = fit(
+            start,
+            dataset,
+            parts["train"],
+            parts["validation"],
+            config.training,
+            output / "training",
+        )
+    student = result.student
+
+    accuracy = measure_accuracy(student.label, dataset, parts["test"])
+    summary = accuracy.summary() | teacher_spread(teacher, dataset, parts["test"])
+    with clock("MD"):
+        nve, nve_summary = simulate(student, atoms, config)
+    with clock("timing"):
+        speed = compare_md_speed(
+            teacher.potential(atoms),
+            student.potential(atoms),
+            atoms,
+            temperature=config.nve.temperature,
+            timestep=config.nve.timestep,
+            repeats=config.speed_repeats,
+        )
+
+    certificate = make_certificate(
+        teacher=teacher.info.provenance(),
+        student=student,
+        atoms=atoms,
+        dataset=dataset,
+        parts=parts,
+        accuracy=summary,
+        nve=nve_summary,
+        speed=speed,
+        precision="float32",
+        targets=config.targets,
+        timings=clock.seconds,
+    )
+    plots = save_plots(
+        output,
+        accuracy=accuracy,
+        metrics=read_metrics(output / "training" / "metrics.csv"),
+        nve=nve.frames,
+        drift=nve_summary["drift_mev_per_atom_per_ps"],
+        speed=speed,
+        n_atoms=len(atoms),
+        title=f"{atoms.get_chemical_formula()}: {student.spec.architecture} student of "
+        f"{teacher.info.name}",
+    )
+    save_certificate(certificate, output, plots[:-1])
+    bundle = save_bundle(student, output / "student", card(certificate, dataset, config))
+    print_summary(certificate, bundle)
+    return certificate
+
+
+def claim_folder(config: QuickstartConfig) -> None:
+    """Write the configuration into the output folder, or check that it holds the same one."""
+    path = config.output / "config.yaml"
+    if path.exists() and load_config(QuickstartConfig, path) != config:
+        raise ConfigError(
+            f"{config.output} holds a run with other settings (see {path}): choose another folder "
+            "with output=..., or delete it"
+        )
+    if path.exists():
+        print(f"continuing the run in {config.output}")
+    config.output.mkdir(parents=True, exist_ok=True)
+    save_config(config, path)
+
+
+def resolve_teacher(name: str) -> str:
+    """`name` with the path of a file made absolute if it is relative to this script."""
+    kind, _, rest = name.partition(":")
+    target, mark, options = rest.partition("?")
+    if (HERE / target).is_file() and not Path(target).is_file():
+        return f"{kind}:{HERE / target}{mark}{options}"
+    return name
+
+
+def read_structure(name: str) -> Atoms:
+    """A molecule by name, or the first structure of a file."""
+    if Path(name).is_file():
+        return ase.io.read(name, index=0)
+    try:
+        return molecule(name)
+    except (KeyError, NotImplementedError) as error:
+        raise ConfigError(
+            f"structure {name!r} is neither a file nor a molecule that ase.build.molecule knows"
+        ) from error
+
+
+def sample_and_label(teacher: Any, atoms: Atoms, config: QuickstartConfig) -> Dataset:
+    """Teacher MD, then labels; both are kept, so that a second call finds them done."""
+    sampled = config.output / "structures.h5"
+    if sampled.exists():
+        structures = load(sampled)
+    else:
+        structures = sample_by_md(teacher.potential, atoms, config.sampling)
+        save(structures, sampled)
+    dataset = label_structures(
+        teacher, structures, config.output / "dataset.h5", batch_size=config.label_batch_size
+    )
+    counts = ", ".join(f"{name} {count}" for name, count in flag_summary(dataset).items())
+    print(f"labelled structures: {counts}")
+    return dataset
+
+
+def teacher_spread(teacher: Any, dataset: Dataset, indices: np.ndarray) -> dict[str, float]:
+    """RMS difference of a committee's members from their mean, on the held-out structures."""
+    if teacher.info.n_members < 2:
+        return {}
+    structures = [dataset.structure(int(i)) for i in indices]
+    variances = []
+    for first in range(0, len(structures), 32):
+        labels = teacher.label(structures[first : first + 32], uncertainty=True)
+        variances.extend(np.concatenate(labels.uncertainty) ** 2 / 3)
+    return {"teacher_spread_mev_per_ang": float(1e3 * np.sqrt(np.mean(variances)))}
+
+
+def simulate(student: Student, atoms: Atoms, config: QuickstartConfig) -> tuple[Any, Any]:
+    """NVE with the student; the trajectory is written beside the certificate."""
+    result = run_nve(
+        student.potential(atoms),
+        atoms,
+        temperature=config.nve.temperature,
+        duration=config.nve.duration,
+        timestep=config.nve.timestep,
+        seed=config.seed,
+    )
+    path = config.output / "nve.extxyz"
+    path.unlink(missing_ok=True)
+    with TrajectoryWriter(path, atoms, student.reference_energy(atoms.numbers)) as writer:
+        writer.write(result.frames)
+    return result, summarise_nve(result, len(atoms), config.nve.timestep)
+
+
+def card(
+    certificate: Mapping[str, Any], dataset: Dataset, config: QuickstartConfig
+) -> dict[str, Any]:
+    """What a user of the bundle must know."""
+    return {
+        "system": certificate["system"],
+        "teacher": certificate["teacher"],
+        "dataset": {"sha256": dataset.sha256, **certificate["data"]},
+        "training_range": {
+            "temperatures_k": list(config.sampling.temperatures),
+            "largest_force_ev_per_ang": float(
+                np.linalg.norm(dataset.forces, axis=1)[np.isfinite(dataset.forces).all(1)].max()
+            ),
+        },
+        "errors": certificate["accuracy"],
+        "nve": certificate["nve"],
+        "configuration": config_to_dict(config),
+        "licence": "unspecified; the teacher's licence is recorded with it",
+    }
+
+
+def print_summary(certificate: Mapping[str, Any], bundle: Path) -> None:
+    """The result in a few lines."""
+    print(f"\n{certificate['system']['formula']}: student of {certificate['teacher']['teacher']}")
+    for check in certificate["checks"]:
+        verdict = "ok  " if check["passed"] else "MISS"
+        print(f"  {verdict} {check['name']:<26} {check['measured']:<12.5g} {check['target']}")
+    speed = certificate["speed"]
+    print(
+        f"  MD step: teacher {speed['teacher_us_per_atom_step']:.3g}, student "
+        f"{speed['student_us_per_atom_step']:.3g} µs/atom"
+    )
+    times = ", ".join(f"{k} {v:.0f} s" for k, v in certificate["timings_seconds"].items())
+    print(f"  time: {times}")
+    print(f"  bundle: {bundle}\n  certificate and plots: {bundle.parent}")
+
+
+class Clock:
+    """Seconds spent in named stages."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._name = ""
+        self._begun = 0.0
+
+    def __call__(self, name: str) -> Clock:
+        self._name = name
+        return self
+
+    def __enter__(self) -> None:
+        self._begun = time.monotonic()
+
+    def __exit__(self, *exception: object) -> None:
+        self.seconds[self._name] = time.monotonic() - self._begun
+
+
+if __name__ == "__main__":
+    sys.exit(main())
