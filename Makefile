@@ -27,7 +27,7 @@ quickstart-smoke: $(VENV)/.installed  ## the same in its shortest form, to see t
 	$(BIN)/python experiments/quickstart.py --config experiments/configs/quickstart.yaml --smoke $(ARGS)
 
 test: $(VENV)/.installed-test  ## run the fast tests
-	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 lint: $(VENV)/.installed-test  ## check style and types
 	$(BIN)/ruff check .

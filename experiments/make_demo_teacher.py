@@ -7,7 +7,7 @@ write the model (.fnx), its card (.card.yaml) and a plot (.png).
 Outside the model all energies are eV, forces eV/A and lengths A; inside it energies are Hartree,
 as in FeNNol's published models.
 
-    python experiments/make_demo_teacher.py --minutes 18 --work-dir /tmp/demo_teacher
+    python experiments/make_demo_teacher.py --minutes 17 --work-dir labels_cache
     python experiments/make_demo_teacher.py --smoke
 """
 

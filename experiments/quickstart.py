@@ -38,20 +38,21 @@ from distill.evaluation import (
 from distill.sampling import MDSamplingConfig, sample_by_md
 from distill.simulation import TrajectoryWriter
 from distill.students import Student, StudentSpec, initialise_student, save_bundle
+from distill.teachers import JaxTeacher
 from distill.training import TrainingConfig, fit, read_metrics
 
 HERE = Path(__file__).resolve().parent
 
 SMOKE = (
     "output=runs/smoke",
-    "sampling={temperatures: [300.0], replicas: 3, frames: 8, spacing: 5.0, equilibration: 20.0}",
-    "training={max_steps: 60, validation_every: 30, warmup_steps: 5}",
+    "sampling={temperatures: [300.0], replicas: 4, frames: 10, spacing: 5.0, equilibration: 20.0}",
+    "training={max_steps: 300, validation_every: 100, warmup_steps: 20, learning_rate: 1e-2}",
     "student.options={n_channels: 4, n_radial: 6, max_l: 2, n_triples: 2, hidden: [16]}",
-    "split={train: 0.34, validation: 0.33, test: 0.33}",
-    "nve={duration: 0.1}",
+    "split={train: 0.5, validation: 0.25, test: 0.25}",
+    "nve={duration: 0.1, temperature: 100.0}",
     "speed_repeats=2",
 )
-"""Overrides of `--smoke`: every stage, a few seconds each, an untrained student."""
+"""Overrides of `--smoke`: every stage, a few seconds each, a poor student."""
 
 
 @dataclass(frozen=True)
@@ -238,7 +239,7 @@ def read_structure(name: str) -> Atoms:
         ) from error
 
 
-def sample_and_label(teacher: Any, atoms: Atoms, config: QuickstartConfig) -> Dataset:
+def sample_and_label(teacher: JaxTeacher, atoms: Atoms, config: QuickstartConfig) -> Dataset:
     """Teacher MD, then labels; both are kept, so that a second call finds them done."""
     sampled = config.output / "structures.h5"
     if sampled.exists():
@@ -254,15 +255,15 @@ def sample_and_label(teacher: Any, atoms: Atoms, config: QuickstartConfig) -> Da
     return dataset
 
 
-def teacher_spread(teacher: Any, dataset: Dataset, indices: np.ndarray) -> dict[str, float]:
+def teacher_spread(teacher: JaxTeacher, dataset: Dataset, indices: np.ndarray) -> dict[str, float]:
     """RMS difference of a committee's members from their mean, on the held-out structures."""
     if teacher.info.n_members < 2:
         return {}
     structures = [dataset.structure(int(i)) for i in indices]
-    variances = []
+    variances: list[float] = []
     for first in range(0, len(structures), 32):
         labels = teacher.label(structures[first : first + 32], uncertainty=True)
-        variances.extend(np.concatenate(labels.uncertainty) ** 2 / 3)
+        variances.extend(np.concatenate(labels.uncertainty or []) ** 2 / 3)
     return {"teacher_spread_mev_per_ang": float(1e3 * np.sqrt(np.mean(variances)))}
 
 

@@ -6,8 +6,12 @@ from collections.abc import Callable
 from typing import Protocol
 
 import jax
+import numpy as np
 
-AtomicEnergy = Callable[[jax.Array, jax.Array, jax.Array, jax.Array], jax.Array]
+Species = jax.Array | np.ndarray
+"""`[b]` int32; a numpy array is static in a trace, so that atoms can be grouped by element."""
+
+AtomicEnergy = Callable[[jax.Array, jax.Array, jax.Array, Species], jax.Array]
 """`(displacements [b, K, 3], neighbor_species [b, K], mask [b, K], species [b]) -> energy [b]`."""
 
 
@@ -20,6 +24,6 @@ class Kernel(Protocol):
         displacements: jax.Array,
         neighbor_species: jax.Array,
         mask: jax.Array,
-        species: jax.Array,
+        species: Species,
     ) -> tuple[jax.Array, jax.Array]:
         """Energies `[b]` in eV and their gradient `[b, K, 3]` in eV/Å."""

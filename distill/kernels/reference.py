@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import jax
 
-from distill.kernels.contract import AtomicEnergy
+from distill.kernels.contract import AtomicEnergy, Species
 
 
 def reference(
@@ -12,7 +12,7 @@ def reference(
     displacements: jax.Array,
     neighbor_species: jax.Array,
     mask: jax.Array,
-    species: jax.Array,
+    species: Species,
 ) -> tuple[jax.Array, jax.Array]:
     """Energies `[b]` (eV) and gradient `[b, K, 3]` (eV/Å); see `distill.kernels`."""
 

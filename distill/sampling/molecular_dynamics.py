@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,8 +98,8 @@ def sample_by_md(
     return Dataset.from_structures(structures, trajectories, origins)
 
 
-def _with_positions(atoms: Atoms, positions: Sequence[np.ndarray]) -> list[Atoms]:
+def _with_positions(atoms: Atoms, positions: np.ndarray) -> list[Atoms]:
     return [
         Atoms(atoms.numbers, positions=frame, cell=atoms.cell, pbc=atoms.pbc)
-        for frame in np.asarray(positions, np.float64)
+        for frame in positions.astype(np.float64)
     ]

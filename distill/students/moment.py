@@ -9,11 +9,14 @@ fed to a small network of the element.
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.kernels.contract import Species
 from distill.students.harmonics import coupling, coupling_paths, spherical_harmonics
 from distill.students.per_element import PerElementDense
 from distill.students.radial import bessel_basis
@@ -51,7 +54,7 @@ class MomentStudent(nn.Module):
         displacements: jax.Array,
         neighbor_species: jax.Array,
         mask: jax.Array,
-        species: jax.Array,
+        species: Species,
     ) -> jax.Array:
         """Energies `[N]` in eV (without reference energies).
 
@@ -80,7 +83,7 @@ class MomentStudent(nn.Module):
         displacements: jax.Array,
         neighbor_species: jax.Array,
         mask: jax.Array,
-        species: jax.Array,
+        species: Species,
     ) -> jax.Array:
         """Rotation-invariant descriptors `[N, n_invariants]`, before standardisation."""
         densities = self._densities(displacements, neighbor_species, mask, species)
@@ -117,7 +120,7 @@ class MomentStudent(nn.Module):
         displacements: jax.Array,
         neighbor_species: jax.Array,
         mask: jax.Array,
-        species: jax.Array,
+        species: Species,
     ) -> list[jax.Array]:
         """Densities `[N, n_channels + n_triples, 2l + 1]` for each l."""
         dtype = displacements.dtype
@@ -133,7 +136,7 @@ class MomentStudent(nn.Module):
         for degree in range(self.max_l + 1):
             weights = self.param(
                 f"radial_{degree}",
-                nn.initializers.normal(self.n_radial**-0.5),
+                _smooth_initializer(self.n_radial),
                 (
                     self.n_elements,
                     self.n_elements * self.n_radial,
@@ -143,3 +146,18 @@ class MomentStudent(nn.Module):
             own = moments[..., degree**2 : (degree + 1) ** 2]
             densities.append(jnp.einsum("nrc,nrm->ncm", weights[species], own))
         return densities
+
+
+def _smooth_initializer(n_radial: int) -> Any:
+    """Normal, with a standard deviation that falls as 1/n² with the order n of a radial function.
+
+    High orders oscillate within a bond length. Starting near zero they stay small where the data
+    do not ask for them, which makes the student smoother between the training structures.
+    """
+
+    def initialize(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
+        falloff = jnp.arange(1, n_radial + 1, dtype=dtype) ** -2.0
+        falloff = jnp.tile(falloff / jnp.linalg.norm(falloff), shape[1] // n_radial)
+        return jax.random.normal(key, shape, dtype) * falloff[:, None]
+
+    return initialize

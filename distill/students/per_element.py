@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.kernels.contract import Species
+
 
 class PerElementDense(nn.Module):
     """`x @ kernel[species] + bias[species]`.
@@ -20,7 +22,7 @@ class PerElementDense(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: jax.Array, species: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, species: Species) -> jax.Array:
         """`[N, in] -> [N, features]`; a numpy `species` is static and used to group the atoms."""
         kernel = self.param(
             "kernel",

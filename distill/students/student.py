@@ -16,6 +16,7 @@ from ase import Atoms
 from distill.data.labels import Labels
 from distill.graph import Graph
 from distill.kernels import KERNELS, Kernel, blocked
+from distill.kernels.contract import Species
 from distill.neighbors import batch_graphs, bucket, species_index
 from distill.potential import Evaluation, Potential, evaluate, local_potential
 from distill.students.spec import StudentSpec
@@ -60,10 +61,13 @@ class Student:
         displacements: jax.Array,
         neighbor_species: jax.Array,
         mask: jax.Array,
-        species: jax.Array,
+        species: Species,
     ) -> jax.Array:
         """Energies `[N]` in eV without reference energies; see `distill.kernels` for shapes."""
-        return self.module.apply(self.variables, displacements, neighbor_species, mask, species)
+        energies: Any = self.module.apply(
+            self.variables, displacements, neighbor_species, mask, species
+        )
+        return energies
 
     def species(self, numbers: np.ndarray) -> np.ndarray:
         """Index of each atom in the element table. Raises UnknownElementError."""
@@ -139,7 +143,7 @@ class Student:
 
         @jax.jit
         def run(variables: Any, graph: Graph) -> Evaluation:
-            def atomic_energy(*rows: jax.Array) -> jax.Array:
+            def atomic_energy(*rows: Species) -> Any:
                 return module.apply(variables, *rows)
 
             return evaluate(atomic_energy, graph, kernel=blocked)

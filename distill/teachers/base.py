@@ -12,6 +12,7 @@ from ase.data import chemical_symbols
 
 from distill.data.labels import Labels
 from distill.errors import UnknownElementError, UnsupportedStructureError
+from distill.potential import Potential
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,16 @@ class Teacher(Protocol):
 
     def label(self, structures: Sequence[Atoms]) -> Labels:
         """Energies (eV), forces (eV/Å) and stress (eV/Å³) of a batch of structures."""
+
+
+class JaxTeacher(Teacher, Protocol):
+    """A teacher that computes in JAX: it can also drive MD on the device."""
+
+    def label(self, structures: Sequence[Atoms], uncertainty: bool = False) -> Labels:
+        """As `Teacher.label`; with `uncertainty` also the spread of a committee's forces."""
+
+    def potential(self, atoms: Atoms) -> Potential:
+        """MD potential for structures like `atoms`."""
 
 
 def check_structures(info: TeacherInfo, structures: Sequence[Atoms]) -> None:

@@ -84,7 +84,7 @@ class FennolEnergy:
         data = self.model.process(self.state, self._inputs(positions, cell))
         data = {k: v for k, v in data.items() if k != "flags"}
         overflow = overflow_flag(data)
-        if self.periodic and self.minimum_image:
+        if cell is not None and self.minimum_image:
             overflow = overflow | ~_minimum_image_holds(cell, self.model.cutoff)
         return FennolLists(data, overflow, self.state)
 
@@ -97,10 +97,12 @@ class FennolEnergy:
         return self.model.energies(data)[:, 0]
 
     def _inputs(self, positions: jax.Array, cell: jax.Array | None) -> dict[str, Any]:
-        if self.periodic and cell is None:
+        if not self.periodic:
+            cell = None
+        elif cell is None:
             raise ValueError("this energy was made for a periodic structure: pass its cell")
         numbers = np.asarray(self.numbers, np.int32)
-        inputs: dict[str, Any] = _cell_inputs(cell[None]) if self.periodic else {}
+        inputs: dict[str, Any] = {} if cell is None else _cell_inputs(cell[None])
         if self.periodic and self.minimum_image:
             inputs["flags"] = {"minimum_image": None}
         return inputs | {
@@ -131,7 +133,7 @@ class FennolTeacher:
         elements: Sequence[int] | None = None,
         dtype: Any = np.float32,
     ):
-        if np.dtype(dtype) == np.float64 and not jax.config.jax_enable_x64:
+        if np.dtype(dtype) == np.float64 and not jax.config.read("jax_enable_x64"):
             raise ValueError(
                 "a float64 teacher needs jax.config.update('jax_enable_x64', True) in the script"
             )
@@ -177,7 +179,7 @@ class FennolTeacher:
         check_structures(self.info, [atoms])
         periodic = bool(atoms.pbc.all())
         cell = jnp.asarray(atoms.cell.array, self.dtype) if periodic else None
-        minimum_image = periodic and bool(_minimum_image_holds(cell, self.model.cutoff))
+        minimum_image = cell is not None and bool(_minimum_image_holds(cell, self.model.cutoff))
         draft = FennolEnergy(
             model=self.model,
             numbers=tuple(atoms.numbers.tolist()),

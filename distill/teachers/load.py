@@ -12,12 +12,12 @@ import numpy as np
 from ase.data import atomic_numbers
 
 from distill.errors import ConfigError
-from distill.teachers.base import Teacher
+from distill.teachers.base import JaxTeacher
 from distill.teachers.weights import find_weights
 from distill.teachers.zoo import FENNOL_MODELS
 
 
-def load(name: str, *, dtype: Any = np.float32) -> Teacher:
+def load(name: str, *, dtype: Any = np.float32) -> JaxTeacher:
     """Load a teacher.
 
     Args:
@@ -48,7 +48,7 @@ def load(name: str, *, dtype: Any = np.float32) -> Teacher:
     return _load_fennol(name, target, options, dtype)
 
 
-def _load_fennol(name: str, target: str, options: dict[str, str], dtype: Any) -> Teacher:
+def _load_fennol(name: str, target: str, options: dict[str, str], dtype: Any) -> JaxTeacher:
     from distill.teachers.fennol import FennolTeacher
 
     elements = _elements(name, options.get("elements"))
@@ -72,8 +72,13 @@ def _load_fennol(name: str, target: str, options: dict[str, str], dtype: Any) ->
                 f"teacher {name!r}: {path} is neither a file nor a known model "
                 f"({', '.join(FENNOL_MODELS)}).{hint}"
             )
+    chosen_paths = _member(name, options.get("member"), paths)
     return FennolTeacher(
-        _member(name, options.get("member"), paths), name=name, elements=elements, dtype=dtype
+        chosen_paths,
+        # Not the whole path: it says nothing on another machine, the checksum does.
+        name="fennol:" + ",".join(path.name for path in chosen_paths),
+        elements=elements,
+        dtype=dtype,
     )
 
 

@@ -31,6 +31,7 @@ class TrainingConfig:
         final_learning_rate: at its end, relative to the peak.
         warmup_steps: steps of the linear rise.
         gradient_clip: largest global norm of the gradient.
+        weight_decay: decoupled decay of all parameters (AdamW), relative to the learning rate.
         ema_decay: of the averaged parameters, which are the ones that are validated and kept.
         validation_every: steps between validations; a checkpoint is written after each.
         patience: validations without improvement after which training stops; 0 never stops.
@@ -44,6 +45,7 @@ class TrainingConfig:
     final_learning_rate: float = 1e-3
     warmup_steps: int = 200
     gradient_clip: float = 10.0
+    weight_decay: float = 0.0
     ema_decay: float = 0.999
     validation_every: int = 1000
     patience: int = 0

@@ -46,7 +46,7 @@ def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
     schedule = make_schedule(config)
     return optax.chain(
         optax.clip_by_global_norm(config.gradient_clip),
-        optax.adam(schedule),
+        optax.adamw(schedule, weight_decay=config.weight_decay),
     )
 
 
@@ -114,7 +114,7 @@ def make_evaluation_step(
 
 
 def _sums(module: nn.Module, params: Any, statistics: Any, batch: Batch) -> dict[str, jax.Array]:
-    def atomic_energy(*rows: jax.Array) -> jax.Array:
+    def atomic_energy(*rows: Any) -> Any:
         return module.apply({"params": params, "statistics": statistics}, *rows)
 
     return error_sums(evaluate(atomic_energy, batch.graph), batch)
