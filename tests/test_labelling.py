@@ -255,7 +255,7 @@ def test_killed_processes_resume(tmp_path):
     for number, process in running.items():
         _, errors = process.communicate()
         assert process.returncode == -number
-        assert b"labelling by fake" in errors and b"structure/s" in errors
+        assert b"labelling by fake" in errors and b"structures/s" in errors
         path = tmp_path / f"{number.name}.h5"
         stored = len(load(path))
         assert 8 <= stored < 60 and not path.exists()

@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from ase import Atoms
-from tqdm import tqdm
 
 from distill.data.dataset import Dataset
 from distill.data.flags import FAILED, MAX_FORCE, compute_flags
@@ -19,6 +18,7 @@ from distill.data.joining import structure_hashes
 from distill.data.labels import Labels
 from distill.data.storage import DatasetWriter, load
 from distill.errors import DatasetError
+from distill.progress import progress_bar
 
 logger = logging.getLogger(__name__)
 
@@ -82,11 +82,11 @@ def label_structures(
     expect_stress = bool(record.get("stress", False))
     with DatasetWriter(path, record) as writer:
         good = _verify_committed(path, structures, max_force) if writer.count else None
-        bar = tqdm(
-            total=len(structures),
-            initial=writer.count,
+        bar = progress_bar(
+            len(structures),
+            f"labelling by {record.get('teacher')}",
             unit="structure",
-            desc=f"labelling by {record.get('teacher')}",
+            initial=writer.count,
             disable=not progress,
         )
         with bar:

@@ -26,7 +26,7 @@ class PretrainedModel:
     reference: str
 
 
-COLLECTION = "https://raw.githubusercontent.com/FeNNol-tools/FeNNol-PMC/main"
+COLLECTION = "https://raw.githubusercontent.com/FeNNol-tools/FeNNol-PMC/HEAD"
 """FeNNol's collection of pretrained models."""
 
 _ANI1CCX = (
