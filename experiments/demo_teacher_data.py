@@ -1,26 +1,28 @@
-"""GFN2-xTB training data for the demonstration teacher, and its batches.
+"""GFN2-xTB training data for the demonstration teacher: what is sampled, how, and its labels.
 
 Every trajectory is a Langevin run driven by GFN2-xTB, and some of its frames are labelled a
 second time after a random distortion, so that the potential also sees stretched and squeezed
-bonds.  A trajectory belongs as a whole to one split (train, val or test): neighbouring frames of
+bonds. A trajectory belongs as a whole to one split (train, val or test): neighbouring frames of
 one run are too alike for a frame-wise split to measure anything.
 
-Units: energies eV, forces eV/A, positions A, temperatures K, times fs.
+Units: energies eV, forces eV/Å, positions Å, temperatures K, times fs.
 """
 
 from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
-from ase.units import Hartree
-from tqdm import tqdm
+from ase import Atoms, units
+from ase.calculators.calculator import Calculator
+
+from distill.errors import MissingDependencyError
+from distill.progress import progress_bar
 
 # Name -> names of its parts in ase.build.molecule (one part: a molecule; more: a cluster).
 SYSTEMS: dict[str, tuple[str, ...]] = {
@@ -53,11 +55,11 @@ CLUSTER_TEMPERATURES = {
     "val": (300.0,),
     "test": (250.0, 350.0, 500.0),
 }
-ELEMENTS = {"H": 1, "C": 6, "N": 7, "O": 8}
-CUTOFF = 5.0  # A; of the potential's neighbour graph
-BATCH = 16  # frames per training step
+SPLITS = ("train", "val", "test")
+SMOKE_SYSTEMS = ("methanol", "water dimer")
+FRAMES, SMOKE_FRAMES = 60, 6  # undistorted frames per trajectory
 TIMESTEP, STRIDE, EQUILIBRATION = 0.5, 12, 120  # fs, steps, steps
-FORCE_LIMIT = 25.0  # eV/A; harder distortions are dropped: they would dominate the loss
+FORCE_LIMIT = 25.0  # eV/Å; harder distortions are dropped: they would dominate the loss
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ class Run:
 
     @property
     def key(self) -> str:
-        """Return a file-name-safe identifier of this trajectory."""
+        """A file-name-safe identifier of this trajectory."""
         slug = self.system.replace(" ", "").replace("+", "_")
         return f"{slug}-{self.split}-{self.temperature:.0f}K-{self.replica}-n{self.frames}"
 
@@ -93,36 +95,40 @@ class Frame:
 
 
 def plan(seed: int, smoke: bool) -> list[Run]:
-    """List the trajectories of the data set (a tiny one if ``smoke``)."""
+    """List the trajectories of the data set (a tiny one if `smoke`)."""
     runs = []
     for system, parts in SYSTEMS.items():
-        if smoke and system not in ("ethanol", "water dimer"):
+        if smoke and system not in SMOKE_SYSTEMS:
             continue
         table = MOLECULE_TEMPERATURES if len(parts) == 1 else CLUSTER_TEMPERATURES
         for split, temperatures in table.items():
             chosen = temperatures[:1] if smoke else temperatures
             replicas = 3 if system == "ethanol" and split == "train" and not smoke else 1
-            frames = 12 if smoke else 60
+            frames = SMOKE_FRAMES if smoke else FRAMES
             for i, temperature in enumerate(chosen):
                 for r in range(replicas):
                     runs.append(Run(system, temperature, i * replicas + r, split, frames, seed))
     return runs
 
 
-def gfn2() -> object:
-    """Return an ASE calculator for GFN2-xTB."""
+def gfn2() -> Calculator:
+    """An ASE calculator for GFN2-xTB.
+
+    Raises:
+        MissingDependencyError: tblite is not installed.
+    """
     try:
         from tblite.ase import TBLite
     except ImportError as error:
-        raise SystemExit(
-            "tblite is needed to label the training data: pip install distill[xtb]"
+        raise MissingDependencyError(
+            "the labels of the demonstration teacher need tblite (GFN2-xTB), which is not "
+            'installed: pip install "distill-mlip[xtb]"'
         ) from error
     return TBLite(method="GFN2-xTB", verbosity=0)
 
 
-def start_geometry(parts: tuple[str, ...], rng: np.random.Generator) -> object:
+def start_geometry(parts: tuple[str, ...], rng: np.random.Generator) -> Atoms:
     """Build a molecule, or a compact cluster of randomly turned molecules, and relax it a bit."""
-    from ase import Atoms
     from ase.build import molecule
     from ase.optimize import FIRE
 
@@ -146,8 +152,8 @@ def start_geometry(parts: tuple[str, ...], rng: np.random.Generator) -> object:
     return atoms
 
 
-def distort(atoms: object, rng: np.random.Generator) -> np.ndarray:
-    """Return positions (A) with either one strained close pair or a random displacement of all."""
+def distort(atoms: Atoms, rng: np.random.Generator) -> np.ndarray:
+    """Positions (Å) with either one strained close pair or a random displacement of all."""
     positions = atoms.get_positions()
     if rng.random() < 0.5:
         return positions + rng.normal(scale=rng.uniform(0.03, 0.12), size=positions.shape)
@@ -164,11 +170,10 @@ def distort(atoms: object, rng: np.random.Generator) -> np.ndarray:
 
 
 def sample(run: Run, folder: str) -> str:
-    """Run one trajectory, label it and write it to ``folder``; an existing file is kept."""
+    """Run one trajectory, label it and write it to `folder`; an existing file is kept."""
     path = Path(folder) / f"{run.key}-s{run.seed}.npz"
     if path.exists():
         return str(path)
-    from ase import units
     from ase.md.langevin import Langevin
     from ase.md.velocitydistribution import MaxwellBoltzmannDistribution
 
@@ -215,104 +220,39 @@ def sample(run: Run, folder: str) -> str:
 
 
 def make_frames(runs: list[Run], folder: Path, workers: int) -> list[Frame]:
-    """Sample and label all ``runs`` (or read them from ``folder``) and return the frames."""
+    """Sample and label all `runs` (or read them from `folder`).
+
+    Raises:
+        MissingDependencyError: tblite is not installed.
+    """
     gfn2()  # fail before any process is started if tblite is missing
     folder.mkdir(parents=True, exist_ok=True)
     # Molecules this small only lose time to OpenMP; the workers inherit this setting.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    frames = []
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        paths = pool.map(sample, runs, [str(folder)] * len(runs))
-        for run, path in zip(
-            runs, tqdm(paths, total=len(runs), desc="labels", unit="traj"), strict=True
-        ):
-            with np.load(path) as data:
-                for row in range(len(data["energies"])):
-                    frames.append(
-                        Frame(
-                            run.system,
-                            run.key,
-                            run.split,
-                            bool(data["distorted"][row]),
-                            data["numbers"],
-                            data["positions"][row],
-                            float(data["energies"][row]),
-                            data["forces"][row],
-                        )
-                    )
+    frames: list[Frame] = []
+    with (
+        ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool,
+        progress_bar(len(runs), "labelling", unit="run") as bar,
+    ):
+        for run, path in zip(runs, pool.map(sample, runs, [str(folder)] * len(runs)), strict=True):
+            frames.extend(read_frames(run, path))
+            bar.update()
     return frames
 
 
-def fit_self_energies(frames: list[Frame]) -> dict[str, float]:
-    """Return per-element energies (Hartree): least squares of the energies on the composition."""
-    counts = np.array([[np.sum(f.numbers == z) for z in ELEMENTS.values()] for f in frames], float)
-    energies = np.array([f.energy for f in frames]) / Hartree
-    solution, *_ = np.linalg.lstsq(counts, energies, rcond=None)
-    return dict(zip(ELEMENTS, map(float, solution), strict=True))
-
-
-class Batches:
-    """Turns frames into FeNNol inputs of one fixed shape, so that JAX compiles only once."""
-
-    def __init__(
-        self, frames: list[Frame], self_energies: dict[str, float], like: Batches | None = None
-    ) -> None:
-        """Find the neighbours of every frame once (positions never change in training).
-
-        ``like`` gives the shape of the batches, so that two data sets share one compilation.
-        """
-        self.frames = frames
-        self.edges = []
-        for frame in frames:
-            gap = np.linalg.norm(frame.positions[:, None] - frame.positions[None], axis=-1)
-            np.fill_diagonal(gap, np.inf)
-            self.edges.append(np.argwhere(gap < CUTOFF).astype(np.int32))
-        by_number = {z: self_energies[e] * Hartree for e, z in ELEMENTS.items()}
-        # Subtracting the large self energies in float64 leaves targets that float32 resolves.
-        self.targets = [f.energy - sum(by_number[int(z)] for z in f.numbers) for f in frames]
-        atoms = [len(f.numbers) for f in frames]
-        pairs = [len(e) for e in self.edges]
-        self.atoms = like.atoms if like else max(int(1.1 * BATCH * np.mean(atoms)), max(atoms))
-        self.pairs = like.pairs if like else max(int(1.1 * BATCH * np.mean(pairs)), max(pairs))
-
-    def epoch(self, order: np.ndarray) -> Iterator[tuple[np.ndarray, dict, dict]]:
-        """Yield (frame indices, model inputs, targets), taking the frames in ``order``."""
-        chosen, atoms, pairs = [], 0, 0
-        for index in order:
-            n, m = len(self.frames[index].numbers), len(self.edges[index])
-            if len(chosen) == BATCH or atoms + n > self.atoms or pairs + m > self.pairs:
-                yield self.collate(chosen)
-                chosen, atoms, pairs = [], 0, 0
-            chosen.append(index)
-            atoms, pairs = atoms + n, pairs + m
-        if chosen:
-            yield self.collate(chosen)
-
-    def collate(self, chosen: list[int]) -> tuple[np.ndarray, dict, dict]:
-        """Join frames into one batch; spare atoms belong to an extra, empty system."""
-        species = np.full(self.atoms, -1, np.int32)
-        coordinates = np.zeros((self.atoms, 3), np.float32)
-        batch_index = np.full(self.atoms, BATCH, np.int32)
-        natoms = np.zeros(BATCH + 1, np.int32)
-        edges = np.full((self.pairs, 2), self.atoms, np.int32)  # out of range: FeNNol masks it
-        forces = np.zeros((self.atoms, 3), np.float32)
-        energies = np.zeros(BATCH + 1, np.float32)
-        start = first = 0
-        for system, index in enumerate(chosen):
-            frame, pairs = self.frames[index], self.edges[index]
-            rows = slice(start, start + len(frame.numbers))
-            species[rows], coordinates[rows] = frame.numbers, frame.positions
-            batch_index[rows], natoms[system] = system, len(frame.numbers)
-            forces[rows], energies[system] = frame.forces, self.targets[index]
-            edges[first : first + len(pairs)] = pairs + start
-            start, first = rows.stop, first + len(pairs)
-        inputs = {
-            "species": species,
-            "coordinates": coordinates,
-            "batch_index": batch_index,
-            "natoms": natoms,
-            "true_atoms": species > 0,
-            "true_sys": natoms > 0,
-            "graph": {"edge_src": edges[:, 0], "edge_dst": edges[:, 1]},
-        }
-        return np.array(chosen), inputs, {"energy": energies, "forces": forces}
+def read_frames(run: Run, path: str) -> list[Frame]:
+    """The frames that `sample` wrote."""
+    with np.load(path) as data:
+        return [
+            Frame(
+                run.system,
+                run.key,
+                run.split,
+                bool(data["distorted"][row]),
+                data["numbers"],
+                data["positions"][row],
+                float(data["energies"][row]),
+                data["forces"][row],
+            )
+            for row in range(len(data["energies"]))
+        ]

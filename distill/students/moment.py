@@ -34,7 +34,8 @@ class MomentStudent(nn.Module):
         n_radial: Bessel functions per pair of elements.
         n_channels: densities per l.
         max_l: largest degree of the spherical harmonics, at most 3.
-        n_triples: channels whose products of three densities are used; 0 leaves them out.
+        n_triples: channels whose products of three densities are used; 0 leaves them out, and
+            `max_l` of 1 has none.
         hidden: widths of the network's hidden layers.
         n_neighbors: typical number of neighbours, sets the scale of the densities.
     """
@@ -90,7 +91,7 @@ class MomentStudent(nn.Module):
         pairs = jnp.concatenate([d[:, : self.n_channels] for d in densities], axis=-1)
         triples = [d[:, self.n_channels :] for d in densities]
         invariants = [pairs[..., 0], self._products_of_two(pairs)]
-        if self.n_triples:
+        if self.n_triples and coupling_paths(self.max_l):
             invariants.append(self._products_of_three(triples))
         return jnp.concatenate(invariants, axis=-1)
 

@@ -36,6 +36,10 @@ class Student:
     variables: Any
     reference_energies: np.ndarray
 
+    def __post_init__(self) -> None:
+        # A numpy array (from a bundle, say) cannot be indexed by the traced species of a kernel.
+        object.__setattr__(self, "variables", jax.tree.map(jnp.asarray, self.variables))
+
     @cached_property
     def module(self) -> nn.Module:
         """The Flax module."""

@@ -6,8 +6,7 @@ FeNNol: T. Plé, O. Adjoua, L. Lagardère, J.-P. Piquemal, J. Chem. Phys. 161, 0
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,98 +18,13 @@ from ase import Atoms
 from distill.data.labels import Labels
 from distill.neighbors.capacity import bucket
 from distill.potential import Potential
-from distill.teachers._fennol_model import (
-    FennolModel,
-    fennol_version,
-    load_members,
-    overflow_flag,
-)
+from distill.teachers._fennol_model import fennol_version, load_members
 from distill.teachers.base import TeacherInfo, check_structures
+from distill.teachers.fennol_energy import FennolEnergy, FennolLists, minimum_image_holds
+from distill.teachers.fennol_labels import make_label_function
 
 MAX_GROWTHS = 8
 """Capacity growths after which a labelling call gives up (each grows at least by 20 %)."""
-
-
-@partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["data", "overflow"],
-    meta_fields=["state"],
-)
-@dataclass(frozen=True)
-class FennolLists:
-    """Neighbour lists of one structure as FeNNol built them, and whether they overflowed.
-
-    `state` holds the capacities; it is static, so that a grown list compiles anew.
-    """
-
-    data: dict[str, Any]
-    overflow: jax.Array
-    state: Any
-
-
-@dataclass(frozen=True)
-class FennolEnergy:
-    """Pure interaction energy of one composition with fixed capacities.
-
-    Usable under jit, grad, vmap, `lax.fori_loop` and inside jax-md. Atomic self energies are left
-    out, because total energies do not fit float32; `self_energy` is their sum in eV (float64).
-    """
-
-    model: FennolModel
-    numbers: tuple[int, ...]
-    periodic: bool
-    minimum_image: bool
-    state: Any
-    self_energy: float
-
-    def energy(self, positions: jax.Array, cell: jax.Array | None = None) -> jax.Array:
-        """Mean energy of the members in eV for `positions` `[n, 3]` and `cell` `[3, 3]` (Å).
-
-        NaN when a neighbour capacity overflows, so that an overflow cannot pass unnoticed;
-        `energy_and_overflow` gives the flag instead.
-        """
-        energy, overflow = self.energy_and_overflow(positions, cell)
-        return jnp.where(overflow, jnp.nan, energy)
-
-    def energy_and_overflow(
-        self, positions: jax.Array, cell: jax.Array | None = None
-    ) -> tuple[jax.Array, jax.Array]:
-        """Mean energy (eV) and whether a neighbour capacity was too small for this structure."""
-        lists = self.lists(positions, cell)
-        return self.member_energies(positions, lists, cell).mean(), lists.overflow
-
-    def lists(self, positions: jax.Array, cell: jax.Array | None = None) -> FennolLists:
-        """Neighbour lists for `positions`; pure, without gradient."""
-        data = self.model.process(self.state, self._inputs(positions, cell))
-        data = {k: v for k, v in data.items() if k != "flags"}
-        overflow = overflow_flag(data)
-        if cell is not None and self.minimum_image:
-            overflow = overflow | ~_minimum_image_holds(cell, self.model.cutoff)
-        return FennolLists(data, overflow, self.state)
-
-    def member_energies(
-        self, positions: jax.Array, lists: FennolLists, cell: jax.Array | None = None
-    ) -> jax.Array:
-        """Energy of each member `[n_members]` in eV with given lists; differentiable."""
-        data = {**lists.data, **self._inputs(positions, cell)}
-        data.pop("flags", None)
-        return self.model.energies(data)[:, 0]
-
-    def _inputs(self, positions: jax.Array, cell: jax.Array | None) -> dict[str, Any]:
-        if not self.periodic:
-            cell = None
-        elif cell is None:
-            raise ValueError("this energy was made for a periodic structure: pass its cell")
-        numbers = np.asarray(self.numbers, np.int32)
-        inputs: dict[str, Any] = {} if cell is None else _cell_inputs(cell[None])
-        if self.periodic and self.minimum_image:
-            inputs["flags"] = {"minimum_image": None}
-        return inputs | {
-            "species": jnp.asarray(numbers),
-            "coordinates": positions,
-            "natoms": jnp.asarray([len(numbers)], jnp.int32),
-            "batch_index": jnp.zeros(len(numbers), jnp.int32),
-        }
 
 
 class FennolTeacher:
@@ -145,8 +59,8 @@ class FennolTeacher:
                 jax.tree.map(lambda leaf: leaf.astype(np.float64), self.model.variables),
             )
         self.dtype = dtype
-        self._label_states: dict[tuple[bool, int], Any] = {}
-        self._label = _make_label_function(self.model)
+        self._label_states: dict[tuple[bool, bool, int], Any] = {}
+        self._label = make_label_function(self.model)
         self._info = TeacherInfo(
             name=name or f"fennol:{Path(paths[0]).name}",
             kind="fennol",
@@ -179,7 +93,7 @@ class FennolTeacher:
         check_structures(self.info, [atoms])
         periodic = bool(atoms.pbc.all())
         cell = jnp.asarray(atoms.cell.array, self.dtype) if periodic else None
-        minimum_image = cell is not None and bool(_minimum_image_holds(cell, self.model.cutoff))
+        minimum_image = cell is not None and bool(minimum_image_holds(cell, self.model.cutoff))
         draft = FennolEnergy(
             model=self.model,
             numbers=tuple(atoms.numbers.tolist()),
@@ -188,7 +102,7 @@ class FennolTeacher:
             state=None,
             self_energy=self._self_energy(atoms.numbers),
         )
-        inputs = draft._inputs(jnp.asarray(atoms.positions, self.dtype), cell)
+        inputs = draft.inputs(jnp.asarray(atoms.positions, self.dtype), cell)
         state = self.model.allocate(inputs)
         return replace(draft, state=state)
 
@@ -211,7 +125,7 @@ class FennolTeacher:
             lists = build(positions, FennolLists({}, jnp.zeros((), bool), state))
             if previous is not None or bool(lists.overflow):
                 enlarge = previous is not None and bool(previous.overflow)
-                state = self.model.allocate(function._inputs(positions, cell), state, enlarge)
+                state = self.model.allocate(function.inputs(positions, cell), state, enlarge)
                 lists = build(positions, FennolLists({}, jnp.zeros((), bool), state))
             return lists
 
@@ -275,7 +189,7 @@ class FennolTeacher:
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Energies [n_members, B], forces [n_members or 1, atoms, 3], virial [B, 3, 3] in eV."""
         inputs = self._batch_inputs(batch, periodic)
-        key = (periodic, len(inputs["species"]))
+        key = (periodic, "flags" in inputs, len(inputs["species"]))
         if key not in self._label_states:
             self._label_states[key] = self.model.allocate(inputs)
         for _ in range(MAX_GROWTHS):
@@ -294,14 +208,14 @@ class FennolTeacher:
             np.asarray(virial, np.float64)[: len(batch)],
         )
 
-    def _batch_inputs(self, batch: Sequence[Atoms], periodic: bool) -> dict[str, np.ndarray]:
+    def _batch_inputs(self, batch: Sequence[Atoms], periodic: bool) -> dict[str, Any]:
         """Concatenated structures, padded the way FeNNol's own atom padding does it."""
         sizes = [len(a) for a in batch]
         n_atoms, n_systems = bucket(sum(sizes) + 1), bucket(len(batch) + 1)
         extra = n_atoms - sum(sizes)
         natoms = np.zeros(n_systems, np.int32)
         natoms[: len(batch)] = sizes
-        inputs = {
+        inputs: dict[str, Any] = {
             "species": np.concatenate([a.numbers for a in batch] + [np.full(extra, -1)]).astype(
                 np.int32
             ),
@@ -321,52 +235,6 @@ class FennolTeacher:
             cells[: len(batch)] = [a.cell.array for a in batch]
             inputs["cells"] = cells.astype(self.dtype)
             inputs["reciprocal_cells"] = np.linalg.inv(cells).astype(self.dtype)
+            if all(bool(minimum_image_holds(cell, self.model.cutoff)) for cell in cells):
+                inputs["flags"] = {"minimum_image": None}
         return inputs
-
-
-def _make_label_function(model: FennolModel) -> Any:
-    """Jitted `(state, per_member, variables, inputs) -> (energies, gradient, virial, overflow)`."""
-
-    @partial(jax.jit, static_argnums=(0, 1))
-    def label(
-        state: Any, per_member: bool, variables: Any, inputs: dict[str, jax.Array]
-    ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-        data = model.process(state, inputs)
-
-        def mean_energy(coordinates: jax.Array, strain: jax.Array, members: Any) -> Any:
-            deformation = jnp.eye(3, dtype=coordinates.dtype) + strain
-            moved = {
-                "coordinates": jnp.einsum(
-                    "na,nab->nb", coordinates, deformation[inputs["batch_index"]]
-                )
-            }
-            if "cells" in inputs:
-                moved |= _cell_inputs(inputs["cells"] @ deformation)
-            energies = model.energies({**data, **moved}, members)
-            return energies.mean(0).sum(), energies
-
-        n_systems = inputs["natoms"].shape[0]
-        strain = jnp.zeros((n_systems, 3, 3), inputs["coordinates"].dtype)
-        gradient_of = jax.grad(mean_energy, argnums=(0, 1), has_aux=True)
-        (gradient, virial), energies = gradient_of(inputs["coordinates"], strain, variables)
-        gradient = gradient[None]
-        if per_member:
-
-            def one(member: Any) -> jax.Array:
-                single = jax.tree.map(lambda leaf: leaf[None], member)
-                return gradient_of(inputs["coordinates"], strain, single)[0][0]
-
-            gradient = jax.vmap(one)(variables)
-        return energies, gradient, virial, overflow_flag(data)
-
-    return label
-
-
-def _cell_inputs(cells: jax.Array) -> dict[str, jax.Array]:
-    return {"cells": cells, "reciprocal_cells": jnp.linalg.inv(cells)}
-
-
-def _minimum_image_holds(cell: jax.Array, cutoff: float) -> jax.Array:
-    """Whether every height of `cell` is at least two cutoffs, so that one image suffices."""
-    heights = 1.0 / jnp.linalg.norm(jnp.linalg.inv(cell), axis=0)
-    return jnp.all(heights >= 2.0 * cutoff)

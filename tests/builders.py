@@ -1,0 +1,151 @@
+"""Small things that several test files are made of.
+
+Structures: `ethanol(seed)`, `water_box(per_side, seed)` (64 waters by default), `triclinic_cell(seed)`
+(a small skewed cell of water and formaldehyde), `random_rotation(seed)`.
+
+Students: `small_student(**options)` (H, C, O, cutoff 4 Å, random parameters and statistics),
+`random_variables(module, seed)`.
+
+Finite differences of `label(structures) -> Labels`, central and in one batch:
+`numerical_forces(label, atoms)`, `numerical_stress(label, atoms)`, `strained(atoms, strain)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import jax
+import numpy as np
+from ase import Atoms
+from ase.build import molecule
+
+from distill.students import Student, StudentSpec
+
+ELEMENTS = (1, 6, 8)
+CUTOFF = 4.0
+SMALL: dict[str, Any] = {
+    "n_radial": 6,
+    "n_channels": 4,
+    "n_triples": 3,
+    "hidden": (12, 8),
+    "n_neighbors": 8.0,
+}
+REFERENCE_ENERGIES = np.array([-13.6, -1035.0, -2041.0])
+
+
+def ethanol(seed: int = 0, amplitude: float = 0.05) -> Atoms:
+    """Ethanol, its atoms displaced at random."""
+    atoms = molecule("CH3CH2OH")
+    atoms.positions += amplitude * np.random.default_rng(seed).standard_normal((len(atoms), 3))
+    return atoms
+
+
+def water_box(per_side: int = 4, seed: int = 0) -> Atoms:
+    """Periodic box of waters at 1 g/cm³ (12.42 Å for 64), randomly turned on a jittered grid."""
+    rng = np.random.default_rng(seed)
+    spacing = 12.42 / 4
+    box = Atoms(cell=np.eye(3) * spacing * per_side, pbc=True)
+    for corner in np.ndindex(per_side, per_side, per_side):
+        water = molecule("H2O")
+        water.positions -= water.get_center_of_mass()
+        water.positions = water.positions @ random_rotation(int(rng.integers(2**31))).T
+        water.positions += (np.array(corner) + 0.5) * spacing + rng.uniform(-0.15, 0.15, 3)
+        box += water
+    return box
+
+
+def triclinic_cell(seed: int = 0) -> Atoms:
+    """Water and formaldehyde in a skewed cell, narrower than two cutoffs of any model here."""
+    atoms = molecule("H2O") + molecule("H2CO")
+    atoms.positions[3:] += [2.6, 1.9, 1.4]
+    atoms.set_cell([[5.6, 0.0, 0.0], [1.7, 5.1, 0.0], [-1.2, 0.9, 5.4]])
+    atoms.pbc = True
+    atoms.positions += 0.05 * np.random.default_rng(seed).standard_normal((len(atoms), 3))
+    return atoms
+
+
+def random_rotation(seed: int) -> np.ndarray:
+    """Proper rotation `[3, 3]`, uniformly distributed."""
+    q, r = np.linalg.qr(np.random.default_rng(seed).standard_normal((3, 3)))
+    q = q * np.sign(np.diag(r))
+    return q * np.sign(np.linalg.det(q))
+
+
+def random_variables(module: Any, seed: int = 0) -> Any:
+    """Flax variables of a student's module: fresh parameters, biases and statistics not trivial."""
+    rows = (
+        np.zeros((1, 1, 3), np.float32),
+        np.zeros((1, 1), np.int32),
+        np.zeros((1, 1), bool),
+        np.zeros(1, np.int32),
+    )
+    shapes = jax.eval_shape(
+        lambda *r: module.init({"params": jax.random.PRNGKey(0)}, *r), *map(jax.numpy.asarray, rows)
+    )
+    rng = np.random.default_rng(seed)
+
+    def fill(path: Any, leaf: Any) -> np.ndarray:
+        name = path[-1].key
+        draw = rng.standard_normal(leaf.shape)
+        if name == "scale":
+            draw = 0.5 + np.abs(draw)
+        elif name == "energy_scale":
+            draw = np.asarray(0.7)
+        elif name == "mean" or name == "bias":
+            draw = 0.3 * draw
+        elif name == "kernel":
+            draw = draw / np.sqrt(leaf.shape[-2])
+        else:  # radial weights
+            draw = 0.5 * draw
+        return draw.astype(np.float32)
+
+    kept = {name: shapes[name] for name in ("params", "statistics")}
+    return jax.tree_util.tree_map_with_path(fill, kept)
+
+
+@lru_cache
+def small_student(**options: Any) -> Student:
+    """Student of H, C and O with random parameters; `options` as of the module."""
+    spec = StudentSpec("moment", ELEMENTS, CUTOFF, {**SMALL, **options})
+    return Student(spec, random_variables(spec.build()), REFERENCE_ENERGIES)
+
+
+def strained(atoms: Atoms, strain: np.ndarray) -> Atoms:
+    """Copy with cell and positions deformed by `1 + strain`."""
+    copy = atoms.copy()
+    copy.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=False)
+    copy.positions = atoms.positions @ (np.eye(3) + strain)
+    return copy
+
+
+def numerical_forces(
+    label: Callable[[list[Atoms]], Any], atoms: Atoms, rows: Any = None, step: float = 1e-4
+) -> np.ndarray:
+    """Forces `[len(rows), 3]` (all atoms by default) by central differences of the energy."""
+    rows = range(len(atoms)) if rows is None else rows
+    structures = []
+    for row in rows:
+        for axis in range(3):
+            for sign in (1, -1):
+                copy = atoms.copy()
+                copy.positions[row, axis] += sign * step
+                structures.append(copy)
+    energies = label(structures).energy.reshape(-1, 3, 2)
+    return -(energies[..., 0] - energies[..., 1]) / (2 * step)
+
+
+def numerical_stress(
+    label: Callable[[list[Atoms]], Any], atoms: Atoms, step: float = 1e-4
+) -> np.ndarray:
+    """Stress `[3, 3]` in ASE's sign by central differences, cell and positions strained alike."""
+    structures = []
+    for a, b in np.ndindex(3, 3):
+        for sign in (1, -1):
+            strain = np.zeros((3, 3))
+            strain[a, b] += 0.5 * sign * step
+            strain[b, a] += 0.5 * sign * step
+            structures.append(strained(atoms, strain))
+    energies = label(structures).energy.reshape(3, 3, 2)
+    return (energies[..., 0] - energies[..., 1]) / (2 * step * atoms.cell.volume)
