@@ -24,7 +24,7 @@ from ase.build import molecule
 from distill import teachers
 from distill.config import config_to_dict, load_config, parse_command_line, save_config
 from distill.data import Dataset, flag_summary, label_structures, load, save, split_by_trajectory
-from distill.errors import ConfigError, DistillError
+from distill.errors import BundleError, ConfigError, DistillError
 from distill.evaluation import (
     Targets,
     compare_md_speed,
@@ -37,7 +37,13 @@ from distill.evaluation import (
 )
 from distill.sampling import MDSamplingConfig, sample_by_md
 from distill.simulation import TrajectoryWriter
-from distill.students import Student, StudentSpec, initialise_student, save_bundle
+from distill.students import (
+    Student,
+    StudentSpec,
+    initialise_student,
+    load_bundle,
+    save_bundle,
+)
 from distill.teachers import JaxTeacher
 from distill.training import TrainingConfig, fit, read_metrics
 
@@ -200,6 +206,7 @@ def run(config: QuickstartConfig) -> dict[str, Any]:
     )
     save_certificate(certificate, output, plots[:-1])
     bundle = save_bundle(student, output / "student", card(certificate, dataset, config))
+    check_bundle(bundle, student, atoms)
     print_summary(certificate, bundle)
     return certificate
 
@@ -303,6 +310,15 @@ def card(
         "configuration": config_to_dict(config),
         "licence": "unspecified; the teacher's licence is recorded with it",
     }
+
+
+def check_bundle(path: Path, student: Student, atoms: Atoms) -> None:
+    """What was saved must give what was measured."""
+    difference = (
+        load_bundle(path).student.label([atoms]).forces[0] - student.label([atoms]).forces[0]
+    )
+    if np.abs(difference).max() > 1e-5:
+        raise BundleError(f"{path} does not reproduce the forces of the student that was trained")
 
 
 def print_summary(certificate: Mapping[str, Any], bundle: Path) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # The workers share the cores: each gets one thread instead of one per core. JAX reads these
@@ -13,7 +14,11 @@ if "PYTEST_XDIST_WORKER" in os.environ:
         os.environ.setdefault(_variable, "1")
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+
+from distill.potential import Potential
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -46,3 +51,25 @@ def demo_teacher_path() -> Path:
             f"{path.relative_to(ROOT)} is missing; experiments/make_demo_teacher.py makes it"
         )
     return path
+
+
+@pytest.fixture(scope="session")
+def toy_potential() -> Callable[..., Potential]:
+    """`toy_potential(energy, numbers, dtype)`: MD potential of `energy(positions [n, 3]) -> [] eV`.
+
+    It needs no neighbour list, so that a test of the dynamics tests nothing else.
+    """
+
+    def make(
+        energy: Callable[[jax.Array], jax.Array], numbers: Any, dtype: Any = np.float32
+    ) -> Potential:
+        return Potential.from_energy(
+            lambda positions, lists: energy(positions),
+            numbers=np.asarray(numbers),
+            dtype=dtype,
+            allocate=lambda positions, previous=None: jnp.zeros(()),
+            update=lambda lists, positions: lists,
+            overflow=lambda lists, positions: jnp.zeros((), bool),
+        )
+
+    return make

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 SLOTS = 5
 ROWS = [1, 63, 64, 65, 130]
 DTYPES = [np.float64, np.float32]
-SETTING = {"max_l": 2, "n_channels": 2, "n_triples": 1, "hidden": (4,)}
+SETTING = {"max_l": 1, "n_channels": 2, "n_triples": 0, "hidden": (4,)}
 
 
 @pytest.fixture(params=KERNELS)
@@ -110,7 +110,7 @@ def force_loss(kernel: Any, parameters: Any, rows: Any) -> jax.Array:
     return (gradients**2).sum() + 0.1 * (energies**3).sum()
 
 
-@pytest.mark.parametrize("count", ROWS)
+@pytest.mark.parametrize("count", [64, 130])
 def test_force_loss_can_be_differentiated_again(kernel, count):
     rows, parameters = random_rows(count), toy_parameters(np.float64)
     vectors, *rest = rows
@@ -127,11 +127,10 @@ def test_force_loss_can_be_differentiated_again(kernel, count):
 
     step = 1e-5
     (of_weights, _), _ = both(kernel)
+    value = jax.jit(lambda p: force_loss(kernel, p, rows))
     for index in range(3):
         shift = step * jnp.eye(3)[index]
-        ahead, behind = (
-            force_loss(kernel, (parameters[0] + s * shift, parameters[1]), rows) for s in (1, -1)
-        )
+        ahead, behind = (value((parameters[0] + s * shift, parameters[1])) for s in (1, -1))
         assert float(of_weights[index]) == pytest.approx(
             float(ahead - behind) / (2 * step), rel=1e-6, abs=1e-8
         )
@@ -174,17 +173,16 @@ def test_hessian_vector_product_equals_differences_of_the_gradient(kernel):
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_padding_rows_and_slots_give_zero_gradient_and_change_nothing(kernel, dtype):
-    student = small_student(**SETTING)
-    rows = random_rows(70, dtype)
+    rows, parameters = random_rows(70, dtype), toy_parameters(dtype)
     padded = (
         jnp.pad(rows[0], ((0, 30), (0, 3), (0, 0)), constant_values=1000.0),
         *(jnp.pad(array, ((0, 30), (0, 3))) for array in rows[1:3]),
         jnp.pad(rows[3], (0, 30)),
     )
-    run = jax.jit(lambda *r: kernel(student.atomic_energy, *r))
+    run = jax.jit(lambda *r: kernel(lambda *s: toy(parameters, *s), *r))
     energies, gradients = run(*rows)
     more_energies, more_gradients = run(*padded)
-    tolerance = 1e-13 if dtype == np.float64 else 1e-5
+    tolerance = 1e-14 if dtype == np.float64 else 1e-6
     np.testing.assert_allclose(more_energies[:70], energies, rtol=0, atol=tolerance)
     np.testing.assert_allclose(more_gradients[:70, :SLOTS], gradients, rtol=0, atol=tolerance)
     assert np.isfinite(np.asarray(more_energies)).all()

@@ -135,7 +135,7 @@ def to_markdown(certificate: Mapping[str, Any], plots: Sequence[Path] = ()) -> s
         "| check | measured | target | passed |",
         "|---|---|---|---|",
         *(
-            f"| {c['name']} | {c['measured']:.4g} | {c['target']} | "
+            f"| {c['name']} | {c['measured']:.4g} | {_cell(c['target'])} | "
             f"{'yes' if c['passed'] else '**no**'} |"
             for c in certificate["checks"]
         ),
@@ -222,6 +222,11 @@ def _checks(certificate: Mapping[str, Any], targets: Targets) -> list[dict[str, 
         {"name": name, "measured": value, "target": target, "passed": bool(passed)}
         for name, value, target, passed in rows
     ]
+
+
+def _cell(text: str) -> str:
+    """`text` for a cell of a Markdown table."""
+    return text.replace("|", "\\|")
 
 
 def _finite(value: Any) -> Any:

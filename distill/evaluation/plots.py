@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from distill.evaluation.accuracy import Accuracy
 from distill.simulation import Frames
@@ -53,6 +54,8 @@ def plot_learning_curve(rows: Sequence[dict[str, float]], axes: Any) -> None:
         )
     axes.set(xlabel="step", ylabel="force error (meV/Å)", title="Learning curve")
     axes.grid(True, which="both", linewidth=0.3)
+    for axis_ticks in (axes.yaxis.set_major_formatter, axes.yaxis.set_minor_formatter):
+        axis_ticks(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.legend(frameon=False)
 
 

@@ -10,8 +10,8 @@ from ase import Atoms
 from distill.potential import Potential
 from distill.simulation import Frames, MDConfig, MDResult, run_md
 
-EQUILIBRATION_STEPS = 1000
-"""Langevin steps before the NVE run, so that it starts at the wanted temperature."""
+EQUILIBRATION_STEPS = 4000
+"""Langevin steps before the NVE run."""
 
 
 def energy_drift(frames: Frames, n_atoms: int) -> float:
@@ -32,6 +32,9 @@ def run_nve(
     record_every: int = 10,
 ) -> MDResult:
     """Equilibrate with Langevin MD, then run NVE.
+
+    NVE starts from the equilibrated frame whose total energy is nearest to their mean: the energy
+    of a small system fluctuates, and with it the temperature that NVE would keep.
 
     Args:
         potential: of the student (or teacher).
@@ -59,11 +62,14 @@ def run_nve(
         progress=progress,
         description="equilibration",
     )
+    energy = warm.frames.total_energy
+    half = len(energy) // 2
+    start = half + int(np.argmin(np.abs(energy[half:] - energy[half:].mean())))
     return run_md(
         potential,
-        warm.frames.positions[-1],
+        warm.frames.positions[start],
         MDConfig(ensemble="nve", steps=_rounded(1e3 * duration / timestep, record_every), **common),
-        velocities=warm.frames.velocities[-1],
+        velocities=warm.frames.velocities[start],
         progress=progress,
         description="NVE",
     )

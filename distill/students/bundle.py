@@ -84,7 +84,7 @@ def save_bundle(student: Student, path: str | Path, card: Mapping[str, Any]) -> 
         sort_keys=False,
     ).encode()
     arrays = {
-        SEPARATOR.join(key): np.ascontiguousarray(value)
+        SEPARATOR.join(key): np.asarray(value, order="C")
         for key, value in flatten_dict(jax.device_get(student.variables)).items()
     }
     parameters = save_tensors(arrays)
