@@ -44,13 +44,13 @@ def interaction_energy(
     return energy - sum(by_number[int(z)] for z in numbers)
 
 
-def build_model(self_energies: dict[str, float], seed: int) -> FENNIX:
-    """An untrained potential; `self_energies` are in Hartree."""
+def build_model(self_energies: dict[str, float], seed: int, layers: int = 2) -> FENNIX:
+    """An untrained potential; `self_energies` are in Hartree, fewer `layers` compile faster."""
     modules = {
         "embedding": {
             "module_name": "CRATE",
             "dim": 96,
-            "nlayers": 2,
+            "nlayers": layers,
             "dim_src": 32,
             "dim_dst": 16,
             "lmax": 2,

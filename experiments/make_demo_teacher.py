@@ -65,7 +65,7 @@ def run(args: argparse.Namespace) -> None:
     self_energies = fit_self_energies(parts["train"])
     data = Batches(parts["train"], self_energies)
     validation = Batches(parts["val"], self_energies, like=data)
-    model = build_model(self_energies, args.seed)
+    model = build_model(self_energies, args.seed, layers=1 if args.smoke else 2)
     epochs = 2 if args.smoke else args.epochs
     training = train(model, data, validation, args.minutes, epochs, args.seed)
     model.variables = training.variables
