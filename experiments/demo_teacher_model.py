@@ -44,16 +44,16 @@ def interaction_energy(
     return energy - sum(by_number[int(z)] for z in numbers)
 
 
-def build_model(self_energies: dict[str, float], seed: int, layers: int = 2) -> FENNIX:
-    """An untrained potential; `self_energies` are in Hartree, fewer `layers` compile faster."""
+def build_model(self_energies: dict[str, float], seed: int, small: bool = False) -> FENNIX:
+    """An untrained potential; `self_energies` are in Hartree, a `small` one compiles faster."""
     modules = {
         "embedding": {
             "module_name": "CRATE",
             "dim": 96,
-            "nlayers": layers,
+            "nlayers": 1 if small else 2,
             "dim_src": 32,
             "dim_dst": 16,
-            "lmax": 2,
+            "lmax": 1 if small else 2,
             "nchannels_l": 16,
             "n_tp": 1,
             "species_init": True,

@@ -55,17 +55,21 @@ def run(args: argparse.Namespace) -> None:
         frames = make_frames(runs, folder / "labels", args.workers)
 
     # Only now: the labelling processes import this file too and need nothing of this.
+    import jax
+
     from demo_teacher_checks import predict_frames, run_ethanol, summarise
     from demo_teacher_model import Batches, build_model, fit_self_energies
     from demo_teacher_report import plot, write_card
     from demo_teacher_training import train
     from distill import teachers
 
+    if args.smoke:  # nothing runs long enough to pay for optimised code
+        jax.config.update("jax_disable_most_optimizations", True)
     parts = {split: [f for f in frames if f.split == split] for split in SPLITS}
     self_energies = fit_self_energies(parts["train"])
     data = Batches(parts["train"], self_energies)
     validation = Batches(parts["val"], self_energies, like=data)
-    model = build_model(self_energies, args.seed, layers=1 if args.smoke else 2)
+    model = build_model(self_energies, args.seed, small=args.smoke)
     epochs = 2 if args.smoke else args.epochs
     training = train(model, data, validation, args.minutes, epochs, args.seed)
     model.variables = training.variables

@@ -40,7 +40,7 @@ def server(tmp_path: Path) -> Iterator[ThreadingHTTPServer]:
     handler = partial(QuietHandler, directory=str(tmp_path / "served"))
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as running:
         running.requests = []  # type: ignore[attr-defined]
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
+        thread = threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True)
         thread.start()
         yield running
         running.shutdown()

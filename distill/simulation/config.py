@@ -37,9 +37,9 @@ class MDConfig:
         if self.ensemble not in ENSEMBLES:
             raise ValueError(f"ensemble must be one of {', '.join(ENSEMBLES)}: {self.ensemble!r}")
         for name in ("timestep", "steps", "record_every", "block_steps"):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be larger than zero, got {getattr(self, name)}")
-        if self.temperature < 0 or self.friction < 0:
+        if not (self.temperature >= 0 and self.friction >= 0):
             raise ValueError("temperature and friction must not be negative")
         if self.block_steps % self.record_every or self.steps % self.record_every:
             raise ValueError(

@@ -19,7 +19,7 @@ from distill.errors import CapacityError, SimulationError
 from distill.potential import Potential
 from distill.progress import progress_bar
 from distill.simulation.config import MDConfig
-from distill.simulation.ensembles import kinetic_energy, make_integrator
+from distill.simulation.ensembles import kinetic_energy, make_integrator, mass_of
 from distill.units import BOLTZMANN
 
 MAX_REALLOCATIONS = 10
@@ -36,7 +36,8 @@ class Frames:
         velocities: `[T, (R,) n, 3]`, Å/fs.
         potential_energy: `[T, (R)]`, eV, without reference energies.
         kinetic_energy: `[T, (R)]`, eV.
-        temperature: `[T, (R)]`, K, from 3n - 3 degrees of freedom.
+        temperature: `[T, (R)]`, K, of the 3n - 3 degrees of freedom of the motion relative to the
+            centre of mass, which the Langevin bath moves too (of all 3 for a single atom).
     """
 
     time: np.ndarray
@@ -118,6 +119,8 @@ def run_md(
                 # plus one forces the next size of the ladder.
                 neighbors = _allocate(potential, state.position, new_neighbors, replicas)
             else:
+                # Lost atoms make every list look too old: say what really happened.
+                _require_finite(_to_frames(records, potential, config, done), replicas)
                 raise CapacityError(
                     f"the neighbour list still overflows after {MAX_REALLOCATIONS} growths at "
                     f"{done * config.timestep:.1f} fs: the atoms collapse or move further than "
@@ -211,15 +214,23 @@ def _with_overflow(lists: Any) -> Any:
 def _to_frames(records: Any, potential: Potential, config: MDConfig, done: int) -> Frames:
     positions, velocities, potential_energy, kinetic = (np.asarray(r) for r in records)
     steps = done + config.record_every * np.arange(1, len(positions) + 1)
-    freedom = max(3 * len(potential.numbers) - 3, 1)
     return Frames(
         time=steps * config.timestep,
         positions=positions,
         velocities=velocities,
         potential_energy=potential_energy,
         kinetic_energy=kinetic,
-        temperature=2 * kinetic / (freedom * BOLTZMANN),
+        temperature=_temperature(velocities.astype(np.float64), mass_of(potential.numbers)),
     )
+
+
+def _temperature(velocities: np.ndarray, mass: np.ndarray) -> np.ndarray:
+    """K, from velocities `[..., n, 3]` in Å/fs and masses `[n, 1]` in eV fs²/Å²."""
+    freedom = 3 * len(mass)
+    if len(mass) > 1:
+        centre = (mass * velocities).sum(-2, keepdims=True) / mass.sum()
+        velocities, freedom = velocities - centre, freedom - 3
+    return (mass * velocities**2).sum((-2, -1)) / (freedom * BOLTZMANN)
 
 
 def _require_finite(frames: Frames, replicas: bool) -> None:

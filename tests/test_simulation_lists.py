@@ -1,0 +1,122 @@
+"""Neighbour lists during a simulation: never silently too small, never silently too old."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase import Atoms
+
+from distill.errors import CapacityError, SimulationError
+from distill.neighbors import neighbor_list
+from distill.potential import Potential, local_potential
+from distill.simulation import MDConfig, run_md
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+CUTOFF, SKIN, SPACING = 3.0, 0.5, 3.8
+
+
+def repulsion(displacements, neighbor_species, mask, species):
+    """Soft spheres: smooth at the cutoff, and gentle enough for atoms to be pressed together."""
+    distances = jnp.sqrt((displacements**2).sum(-1) + 1e-12)
+    return jnp.where(mask, 0.1 * jnp.maximum(1 - distances / CUTOFF, 0) ** 3, 0).sum(1)
+
+
+def crowding(periodic: bool) -> tuple[Atoms, np.ndarray]:
+    """27 atoms without a neighbour in reach, and velocities (Å/fs) that press them together."""
+    grid = SPACING * (np.array(list(np.ndindex(3, 3, 3))) - 1.0)
+    cell = np.eye(3) * 20.0 if periodic else None
+    atoms = Atoms("Ar27", grid + 0.01 * np.random.default_rng(0).standard_normal(grid.shape))
+    atoms.set_cell(cell)
+    atoms.pbc = periodic
+    return atoms, -0.01 * grid / SPACING
+
+
+def potential_of(atoms: Atoms) -> Potential:
+    return local_potential(
+        repulsion, atoms, np.zeros(len(atoms), int), CUTOFF, skin=SKIN, dtype=np.float64
+    )
+
+
+def with_room(potential: Potential, atoms: Atoms) -> Potential:
+    """The same with lists that hold every other atom from the start."""
+    lists = neighbor_list(atoms.cell.array, atoms.pbc, CUTOFF, skin=SKIN)
+    return replace(
+        potential,
+        allocate=lambda positions, previous=None: lists.allocate(
+            jnp.asarray(positions), minimum_capacity=100
+        ),
+    )
+
+
+@pytest.mark.parametrize("periodic", [False, True], ids=["free", "periodic"])
+def test_a_list_that_is_too_small_changes_nothing(periodic):
+    atoms, velocities = crowding(periodic)
+    potential = potential_of(atoms)
+    config = MDConfig(timestep=2.0, steps=120, record_every=10, block_steps=40)
+    roomy = run_md(
+        with_room(potential, atoms), atoms.positions, config, velocities=velocities, progress=False
+    )
+    tight = run_md(potential, atoms.positions, config, velocities=velocities, progress=False)
+    assert roomy.n_reallocations == 0
+    assert tight.n_reallocations > 0
+    closest = np.linalg.norm(roomy.frames.positions[-1, 13] - roomy.frames.positions[-1, 14])
+    assert closest < 0.75 * SPACING
+    assert np.ptp(roomy.frames.potential_energy) > 0.1
+    # Equal but for the order of the sums.
+    for name in ("positions", "velocities", "potential_energy"):
+        np.testing.assert_allclose(
+            getattr(tight.frames, name), getattr(roomy.frames, name), rtol=0, atol=1e-12
+        )
+
+
+def test_replicas_whose_lists_overflow_at_different_times():
+    atoms, inwards = crowding(periodic=False)
+    potential = potential_of(atoms)
+    config = MDConfig(timestep=2.0, steps=120, record_every=20, block_steps=40)
+    velocities = np.stack([0.1 * inwards, inwards])
+    both = run_md(
+        potential, np.stack([atoms.positions] * 2), config, velocities=velocities, progress=False
+    )
+    assert both.n_reallocations > 0
+    for i in range(2):
+        alone = run_md(
+            with_room(potential, atoms),
+            atoms.positions,
+            config,
+            velocities=velocities[i],
+            progress=False,
+        )
+        np.testing.assert_allclose(
+            both.frames.positions[:, i], alone.frames.positions, rtol=0, atol=1e-12
+        )
+
+
+def test_a_step_longer_than_the_skin_is_refused():
+    atoms, _ = crowding(periodic=True)
+    velocities = np.zeros((27, 3))
+    velocities[5, 0] = 0.3  # 0.6 Å in one step
+    config = MDConfig(timestep=2.0, steps=20, record_every=10, block_steps=20)
+    with pytest.raises(CapacityError, match=r"at 0\.0 fs: .*smaller timestep or a larger skin"):
+        run_md(potential_of(atoms), atoms.positions, config, velocities=velocities, progress=False)
+
+
+def test_atoms_that_are_lost_are_not_mistaken_for_crowding():
+    """NaN makes any list look too old; the report must name the atoms, not the list."""
+
+    def breaks_down(displacements, neighbor_species, mask, species):
+        distances = jnp.sqrt((displacements**2).sum(-1) + 1e-12)
+        return jnp.where(mask, 1e-6 * jnp.sqrt(distances - 1.0), 0).sum(1)  # NaN below 1 Å
+
+    atoms = Atoms("Ar3", [[0, 0, 0], [1.5, 0, 0], [9, 0, 0]])
+    potential = local_potential(
+        breaks_down, atoms, np.zeros(3, int), CUTOFF, skin=SKIN, dtype=np.float64
+    )
+    velocities = np.zeros((3, 3))
+    velocities[1, 0] = -0.01  # together closer than 1 Å after 50 fs
+    config = MDConfig(timestep=1.0, steps=100, record_every=10, block_steps=100)
+    with pytest.raises(SimulationError, match=r"atoms \[0, 1\] became NaN.* before 60\.0 fs"):
+        run_md(potential, atoms.positions, config, velocities=velocities, progress=False)
