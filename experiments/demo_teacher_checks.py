@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -38,17 +39,20 @@ def predict_frames(
     teacher: JaxTeacher, frames: list[Frame], self_energies: dict[str, float], batch: int = 64
 ) -> list[Prediction]:
     """What the finished teacher predicts for each frame; `self_energies` in Hartree."""
-    rows = []
-    for first in range(0, len(frames), batch):
-        part = frames[first : first + batch]
-        labels = teacher.label([Atoms(f.numbers, f.positions) for f in part])
-        for frame, energy, forces in zip(part, labels.energy, labels.forces, strict=True):
+    found: dict[int, Prediction] = {}
+    batches = math.ceil(len(frames) / batch)
+    for first in range(batches):
+        # Frames from everywhere: batches of like sizes share their compiled code.
+        chosen = range(first, len(frames), batches)
+        labels = teacher.label([Atoms(frames[i].numbers, frames[i].positions) for i in chosen])
+        for index, energy, forces in zip(chosen, labels.energy, labels.forces, strict=True):
+            frame = frames[index]
             predicted, true = (
                 interaction_energy(float(e), frame.numbers, self_energies)
                 for e in (energy, frame.energy)
             )
-            rows.append(Prediction(frame, (predicted, true), (forces, frame.forces)))
-    return rows
+            found[index] = Prediction(frame, (predicted, true), (forces, frame.forces))
+    return [found[index] for index in range(len(frames))]
 
 
 def joined_forces(rows: Iterable[Prediction]) -> tuple[np.ndarray, np.ndarray]:

@@ -84,6 +84,8 @@ def run(args: argparse.Namespace) -> None:
     dynamics, nve = run_ethanol(teacher, 0.1 if args.smoke else 5.0, args.seed)
     plot(output / "demo_chno.png", training.curve, rows, table, nve, dynamics)
     budget = f"--minutes {args.minutes:g}" if args.minutes else f"--epochs {epochs}"
+    if args.smoke:
+        budget = "--smoke"
     facts = {
         "errors": {"md_frames_unless_named_distorted": table},
         "molecular_dynamics": dynamics,

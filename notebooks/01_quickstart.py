@@ -65,10 +65,10 @@ atoms = molecule("CH3CH2OH")
 
 if SMOKE:
     sampling = MDSamplingConfig(
-        temperatures=(500.0,), replicas=8, frames=8, spacing=20.0, equilibration=40.0
+        temperatures=(500.0,), replicas=4, frames=16, spacing=10.0, equilibration=40.0
     )
     training = TrainingConfig(
-        max_steps=500, validation_every=250, warmup_steps=20, learning_rate=1e-2
+        max_steps=400, validation_every=200, warmup_steps=20, learning_rate=1e-2
     )
     student_options = {
         "n_channels": 4,
@@ -210,7 +210,10 @@ print(sorted(path.name for path in bundle.path.iterdir()))
 # %%
 ethanol = molecule("CH3CH2OH")
 ethanol.calc = StudentCalculator(bundle)
-Langevin(ethanol, 0.5 * units.fs, temperature_K=temperature, friction=0.01 / units.fs).run(50)
+dynamics = Langevin(
+    ethanol, 0.5 * units.fs, temperature_K=temperature, friction=0.01 / units.fs, fixcm=False
+)
+dynamics.run(50)
 print(f"{ethanol.get_potential_energy():.3f} eV, {ethanol.get_temperature():.0f} K")
 
 # %% [markdown]

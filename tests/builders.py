@@ -1,7 +1,7 @@
 """Small things that several test files are made of.
 
-Structures: `ethanol(seed)`, `water_box(per_side, seed)` (64 waters by default), `triclinic_cell(seed)`
-(a small skewed cell of water and formaldehyde), `random_rotation(seed)`.
+Structures: `ethanol(seed)`, `water_box(per_side, seed)` (64 waters by default),
+`triclinic_cell(seed)` (a small skewed cell of water and formaldehyde), `random_rotation(seed)`.
 
 Students: `small_student(**options)` (H, C, O, cutoff 4 Å, random parameters and statistics),
 `random_variables(module, seed)`.

@@ -73,3 +73,12 @@ def toy_potential() -> Callable[..., Potential]:
         )
 
     return make
+
+
+@pytest.fixture
+def quick_compilation() -> Iterator[None]:
+    """XLA without most of its optimisations, for tests that compile much and compute little."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)

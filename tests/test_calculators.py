@@ -19,6 +19,8 @@ from distill.errors import UnknownElementError
 from distill.students import save_bundle
 from distill.teachers import load
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 OPTIONS = {"max_l": 1, "n_channels": 2, "n_triples": 0, "hidden": (4,)}
 
 
@@ -47,9 +49,7 @@ def with_calculator(atoms: Atoms, calculator: Any) -> Atoms:
 
 def set_velocities(atoms: Atoms, temperature: float, seed: int) -> None:
     deviation = np.sqrt(units.kB * temperature / atoms.get_masses())[:, None]
-    atoms.set_velocities(
-        deviation * np.random.default_rng(seed).standard_normal((len(atoms), 3))
-    )
+    atoms.set_velocities(deviation * np.random.default_rng(seed).standard_normal((len(atoms), 3)))
 
 
 def test_results_are_those_of_the_student(x64):
@@ -67,9 +67,7 @@ def test_forces_and_stress_equal_the_numerical_ones_of_ase(x64):
     atoms = with_calculator(triclinic_cell(), student_calculator())
     forces, stress = atoms.get_forces(), atoms.get_stress()
     numerical = calculate_numerical_forces(atoms, eps=1e-4, iatoms=[0, 4])
-    np.testing.assert_allclose(
-        forces[[0, 4]], numerical, rtol=0, atol=1e-6 * np.abs(forces).max()
-    )
+    np.testing.assert_allclose(forces[[0, 4]], numerical, rtol=0, atol=1e-6 * np.abs(forces).max())
     numerical = calculate_numerical_stress(atoms, eps=1e-4)
     np.testing.assert_allclose(stress, numerical, rtol=0, atol=1e-6 * np.abs(stress).max())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import importlib
 import os
@@ -97,38 +98,62 @@ def test_model_is_the_teacher_of_its_card(demo_teacher: JaxTeacher, card: dict[s
     assert info.n_members == 1
 
 
-def label_by_gfn2(structures: list[Atoms]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """Energies (eV) and forces (eV/Å) from the reference itself, straight from tblite."""
-    calculator = pytest.importorskip(
-        "tblite.ase", reason='needs GFN2-xTB: pip install "distill-mlip[xtb]"'
-    ).TBLite(method="GFN2-xTB", verbosity=0)
-    energies, forces = [], []
-    for atoms in structures:
-        energies.append(calculator.get_potential_energy(atoms))
-        forces.append(calculator.get_forces(atoms).copy())
-    return np.array(energies), forces
+@pytest.fixture(scope="session")
+def rattled() -> dict[str, list[Atoms]]:
+    """Structures that no trajectory of the training data holds."""
+    return {
+        name: rattle([molecule(formula)] * count, 0.03, seed=11)
+        for name, (formula, count) in MOLECULES.items()
+    }
+
+
+@pytest.fixture(scope="session")
+def teacher_labels(demo_teacher: JaxTeacher, rattled: dict[str, list[Atoms]]) -> dict[str, Any]:
+    """(energies in eV, forces in eV/Å) by molecule, all from one call."""
+    labels = demo_teacher.label([atoms for group in rattled.values() for atoms in group])
+    found, first = {}, 0
+    for name, group in rattled.items():
+        rows = slice(first, first + len(group))
+        found[name] = labels.energy[rows], np.array(labels.forces[rows])
+        first = rows.stop
+    return found
+
+
+@pytest.fixture(scope="session")
+def gfn2() -> Any:
+    """The reference itself, straight from tblite."""
+    with pytest.MonkeyPatch.context() as patch:
+        # OpenMP reads this when tblite loads it; more threads only wait for each other here.
+        patch.setenv("OMP_NUM_THREADS", "1")
+        tblite = pytest.importorskip(
+            "tblite.ase", reason='needs GFN2-xTB: pip install "distill-mlip[xtb]"'
+        )
+    return tblite.TBLite(method="GFN2-xTB", verbosity=0)
 
 
 @pytest.mark.parametrize("name", MOLECULES)
-def test_model_agrees_with_gfn2(name: str, demo_teacher: JaxTeacher, card: dict[str, Any]) -> None:
-    """Fresh labels of rattled molecules, which no trajectory of the training data holds.
-
-    A rattle of 0.03 Å strains the stiff bonds as random displacements in training do: the errors
-    lie between those of the card for this molecule and for all distorted frames.
+def test_model_agrees_with_gfn2(
+    name: str,
+    gfn2: Any,
+    rattled: dict[str, list[Atoms]],
+    teacher_labels: dict[str, Any],
+    card: dict[str, Any],
+) -> None:
+    """A rattle of 0.03 Å strains a molecule less than the held-out runs at 300 to 800 K did, so
+    the errors that the card gives for those are a bound here.
     """
-    formula, count = MOLECULES[name]
-    structures = rattle([molecule(formula)] * count, 0.03, seed=11)
-    energies, forces = label_by_gfn2(structures)
-    labels = demo_teacher.label(structures)
+    found_energies, found_forces = teacher_labels[name]
+    energies = np.array([gfn2.get_potential_energy(atoms) for atoms in rattled[name]])
+    forces = np.array([gfn2.get_forces(atoms) for atoms in rattled[name]])
 
-    errors = card["errors_on_held_out_trajectories"]["md_frames_unless_named_distorted"]
-    difference = 1000 * (np.concatenate(labels.forces) - np.concatenate(forces))
-    assert np.abs(difference).mean() < errors["distorted"]["force_mae_meV_per_A"]
-    assert np.concatenate(forces).std() > 1.0, "eV/Å; small forces would make a small error easy"
-    # Relative energies: what is common to all structures of one molecule does no harm.
-    relative = (labels.energy - labels.energy.mean()) - (energies - energies.mean())
-    per_atom = 1000 * np.abs(relative).mean() / len(structures[0])
-    assert per_atom < errors["distorted"]["energy_mae_meV_per_atom"]
+    errors = card["errors_on_held_out_trajectories"]["md_frames_unless_named_distorted"][name]
+    bound = errors["force_mae_meV_per_A"]
+    assert 1000 * np.abs(found_forces - forces).mean() < bound
+    assert 1000 * forces.std() > 10 * bound, "the bound must be small beside the forces"
+    # Relative energies: what all structures of one molecule have in common does no harm.
+    relative = (found_energies - found_energies.mean()) - (energies - energies.mean())
+    per_atom = 1000 * np.abs(relative).mean() / forces.shape[1]
+    assert per_atom < errors["energy_mae_meV_per_atom"]
 
 
 # The script that makes it
@@ -150,8 +175,7 @@ def test_missing_tblite_names_the_extra(
 
 
 def test_smoke_run_keeps_away_from_the_committed_model(script: Any) -> None:
-    arguments = type("Arguments", (), {"output": None, "smoke": True})
-    folder = script.output_folder(arguments)
+    folder = script.output_folder(argparse.Namespace(output=None, smoke=True))
     try:
         assert EXPERIMENTS not in folder.parents
     finally:

@@ -207,6 +207,8 @@ def test_static_species_and_one_compilation(kernel, count):
     for scale in (1.0, 0.9, 0.8):
         energies, gradients = run(scale * vectors)
         rows = (scale * vectors, others, mask, species)
-        for found, expected in zip((energies, gradients), toy_by_hand(parameters, rows), strict=True):
+        for found, expected in zip(
+            (energies, gradients), toy_by_hand(parameters, rows), strict=True
+        ):
             np.testing.assert_allclose(found, expected, rtol=0, atol=1e-14)
     assert traces == 1

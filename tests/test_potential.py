@@ -1,4 +1,4 @@
-"""From a local energy to forces, stress and MD potentials, with ASE's Lennard-Jones as reference."""
+"""From a local energy to forces, stress and MD potentials; reference: ASE's Lennard-Jones."""
 
 from __future__ import annotations
 
@@ -212,9 +212,7 @@ def test_hessian_vector_product_is_symmetric_and_equals_differences_of_forces(ma
         one, difference / (2 * step), rtol=0, atol=1e-6 * float(jnp.abs(one).max())
     )
     shift = jnp.ones_like(positions)
-    np.testing.assert_allclose(
-        product(positions, shift), 0, atol=1e-10 * float(jnp.abs(one).max())
-    )
+    np.testing.assert_allclose(product(positions, shift), 0, atol=1e-10 * float(jnp.abs(one).max()))
 
 
 def test_potential_from_an_energy_has_its_gradient_as_forces():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from ase import Atoms
@@ -40,7 +42,7 @@ def test_rattled_structures_are_displaced_as_asked():
     for m in moved:
         np.testing.assert_array_equal(m.numbers, start.numbers)
         np.testing.assert_array_equal(m.cell.array, start.cell.array)
-    assert all(np.abs(a.positions - b.positions).max() > 0.01 for a, b in zip(moved, moved[1:]))
+    assert all(np.abs(a.positions - b.positions).max() > 0.01 for a, b in pairwise(moved))
 
 
 @pytest.mark.parametrize("amplitude", [0.3, 3.0, 100.0])

@@ -19,7 +19,7 @@ from distill.calculators import StudentCalculator
 from distill.errors import SimulationError
 from distill.simulation import MDConfig, run_md
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 KB = scipy.constants.k / scipy.constants.e  # eV/K
 AMU = scipy.constants.atomic_mass / scipy.constants.e * 1e10  # eV fs²/Å² per amu

@@ -14,7 +14,7 @@ from distill.neighbors import neighbor_list
 from distill.potential import Potential, local_potential
 from distill.simulation import MDConfig, run_md
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 CUTOFF, SKIN, SPACING = 3.0, 0.5, 3.8
 
@@ -77,22 +77,31 @@ def test_replicas_whose_lists_overflow_at_different_times():
     atoms, inwards = crowding(periodic=False)
     potential = potential_of(atoms)
     config = MDConfig(timestep=2.0, steps=120, record_every=20, block_steps=40)
-    velocities = np.stack([0.1 * inwards, inwards])
-    both = run_md(
-        potential, np.stack([atoms.positions] * 2), config, velocities=velocities, progress=False
+    starts, velocities = np.stack([atoms.positions] * 2), np.stack([0.1 * inwards, inwards])
+    tight, roomy = (
+        run_md(p, starts, config, velocities=velocities, progress=False)
+        for p in (potential, with_room(potential, atoms))
     )
-    assert both.n_reallocations > 0
-    for i in range(2):
-        alone = run_md(
-            with_room(potential, atoms),
-            atoms.positions,
-            config,
-            velocities=velocities[i],
-            progress=False,
-        )
-        np.testing.assert_allclose(
-            both.frames.positions[:, i], alone.frames.positions, rtol=0, atol=1e-12
-        )
+    assert tight.n_reallocations > 0 and roomy.n_reallocations == 0
+    np.testing.assert_allclose(tight.frames.positions, roomy.frames.positions, rtol=0, atol=1e-12)
+
+
+def test_replicas_may_start_far_from_each_other():
+    """Further than the skin: each needs a list of its own from the start."""
+    atoms, inwards = crowding(periodic=False)
+    starts = np.stack([atoms.positions, 0.7 * atoms.positions, atoms.positions[::-1]])
+    velocities = np.zeros_like(starts)
+    config = MDConfig(timestep=2.0, steps=20, record_every=10, block_steps=20)
+    potential = potential_of(atoms)
+    together = run_md(potential, starts, config, velocities=velocities, progress=False)
+    alone = run_md(potential, starts[1], config, velocities=velocities[1], progress=False)
+    assert alone.frames.potential_energy[0] > 0.01
+    np.testing.assert_allclose(
+        together.frames.positions[:, 1], alone.frames.positions, rtol=0, atol=1e-12
+    )
+    np.testing.assert_allclose(
+        together.frames.positions[:, 2], together.frames.positions[:, 0, ::-1], atol=1e-12
+    )
 
 
 def test_a_step_longer_than_the_skin_is_refused():
@@ -111,12 +120,12 @@ def test_atoms_that_are_lost_are_not_mistaken_for_crowding():
         distances = jnp.sqrt((displacements**2).sum(-1) + 1e-12)
         return jnp.where(mask, 1e-6 * jnp.sqrt(distances - 1.0), 0).sum(1)  # NaN below 1 Å
 
-    atoms = Atoms("Ar3", [[0, 0, 0], [1.5, 0, 0], [9, 0, 0]])
+    atoms = Atoms("Ar3", [[0, 0, 0], [1.53, 0, 0], [9, 0, 0]])
     potential = local_potential(
         breaks_down, atoms, np.zeros(3, int), CUTOFF, skin=SKIN, dtype=np.float64
     )
     velocities = np.zeros((3, 3))
-    velocities[1, 0] = -0.01  # together closer than 1 Å after 50 fs
+    velocities[1, 0] = -0.01  # together closer than 1 Å after 53 fs
     config = MDConfig(timestep=1.0, steps=100, record_every=10, block_steps=100)
     with pytest.raises(SimulationError, match=r"atoms \[0, 1\] became NaN.* before 60\.0 fs"):
         run_md(potential, atoms.positions, config, velocities=velocities, progress=False)

@@ -26,7 +26,7 @@ from distill.neighbors import batch_graphs
 from distill.potential import evaluate
 from distill.students import Student
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "default": {},

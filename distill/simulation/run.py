@@ -194,17 +194,19 @@ def _allocate(potential: Potential, positions: Any, previous: Any, replicas: boo
     """Lists for `positions`, larger than `previous` if there is one; one each for replicas."""
     if not replicas:
         return potential.allocate(positions, previous)
-    crowded = None if previous is None else jax.tree.map(lambda leaf: leaf[0], previous)
-    if crowded is not None:
-        crowded = _with_overflow(crowded)
-    while True:
-        single = potential.allocate(positions[0], crowded)
-        lists = jax.vmap(potential.update, in_axes=(None, 0))(single, jnp.asarray(positions))
-        late = jax.vmap(potential.overflow)(lists, jnp.asarray(positions))
-        worst = int(jnp.argmax(late))
-        if not bool(late[worst]):
-            return lists
-        crowded = _with_overflow(potential.allocate(positions[worst], crowded))
+    large = None if previous is None else _with_overflow(_first(previous))
+    for own in positions:  # No capacity shrinks from one to the next: the last suits all.
+        large = potential.allocate(own, large)
+    lists = jax.vmap(potential.update, in_axes=(None, 0))(large, jnp.asarray(positions))
+    if bool(jax.vmap(potential.overflow)(lists, jnp.asarray(positions)).any()):
+        # A list is too old for a replica that is further away than the skin: one of its own.
+        single = [potential.allocate(own, large) for own in positions]
+        lists = jax.tree.map(lambda *leaves: jnp.stack(leaves), *single)
+    return lists
+
+
+def _first(lists: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf[0], lists)
 
 
 def _with_overflow(lists: Any) -> Any:

@@ -35,8 +35,8 @@ class MetricsRecorder:
 
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "metrics.csv"
-        rows = read_metrics(self.path) if resume_step is not None else []
-        kept = [row for row in rows if row["step"] <= (resume_step or 0)]
+        rows = _text_rows(self.path) if resume_step is not None else []
+        kept = [row for row in rows if float(row["step"]) <= (resume_step or 0)]
         draft = self.path.with_suffix(".csv.tmp")
         with draft.open("w", newline="") as file:
             writer = csv.DictWriter(file, FIELDS)
@@ -63,14 +63,17 @@ class MetricsRecorder:
 
 def read_metrics(path: str | Path) -> list[dict[str, float]]:
     """Rows of a `metrics.csv`; an unfinished last line (a killed run) is left out."""
-    path = Path(path)
+    return [
+        {name: float(value) for name, value in row.items() if value}
+        for row in _text_rows(Path(path))
+    ]
+
+
+def _text_rows(path: Path) -> list[dict[str, str]]:
+    """Complete rows as they stand in the file."""
     if not path.exists():
         return []
-    rows = []
-    with path.open(newline="") as file:
-        for row in csv.DictReader(file):
-            try:
-                rows.append({k: float(v) for k, v in row.items() if v not in ("", None)})
-            except ValueError:
-                break
-    return [row for row in rows if "step" in row]
+    lines = path.read_text().splitlines(keepends=True)
+    complete = [line for line in lines if line.endswith("\n")]
+    rows = list(csv.DictReader(complete))
+    return [row for row in rows if row.get("step") and None not in row.values()]
