@@ -46,6 +46,7 @@ def test_notebook_runs(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     NotebookClient(
         notebook,
         timeout=600,
+        startup_timeout=300,
         kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path)}},
     ).execute()

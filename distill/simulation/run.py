@@ -175,7 +175,7 @@ def make_block(
         return state, neighbors, seen, overflow
 
     if not replicas:
-        return start, jax.jit(block, static_argnums=2)
+        return jax.jit(start), jax.jit(block, static_argnums=2)
 
     def many(state: Any, neighbors: Any, n_records: int) -> Any:
         return jax.vmap(lambda s, n: block(s, n, n_records), out_axes=(0, 0, 1, 0))(
@@ -187,7 +187,7 @@ def make_block(
             return jax.vmap(start)(key, positions, neighbors)
         return jax.vmap(start)(key, positions, neighbors, jnp.asarray(velocities))
 
-    return start_many, jax.jit(many, static_argnums=2)
+    return jax.jit(start_many), jax.jit(many, static_argnums=2)
 
 
 def _allocate(potential: Potential, positions: Any, previous: Any, replicas: bool) -> Any:

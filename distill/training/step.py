@@ -90,7 +90,7 @@ def make_train_step(
     @jax.jit
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, dict[str, jax.Array]]:
         (value, sums), gradient = jax.value_and_grad(loss_of, has_aux=True)(state.params, batch)
-        norm = optax.global_norm(gradient)
+        norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
         finite = jnp.isfinite(value) & jnp.isfinite(norm) & (state.bad_step == GOOD)
         updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
