@@ -12,11 +12,11 @@ from distill.training import TrainingConfig
 
 SMOKE = (
     "output=runs/smoke",
-    "sampling={temperatures: [300.0], replicas: 4, frames: 10, spacing: 5.0, equilibration: 20.0}",
-    "training={max_steps: 300, validation_every: 100, warmup_steps: 20, learning_rate: 1e-2}",
+    "sampling={temperatures: [500.0], replicas: 4, frames: 16, spacing: 10.0, equilibration: 40.0}",
+    "training={max_steps: 400, validation_every: 200, warmup_steps: 20, learning_rate: 1e-2}",
     "student.options={n_channels: 4, n_radial: 6, max_l: 2, n_triples: 2, hidden: [16]}",
     "split={train: 0.5, validation: 0.25, test: 0.25}",
-    "nve={duration: 0.1, temperature: 100.0}",
+    "nve={duration: 0.1, temperature: 50.0}",
     "speed_repeats=2",
 )
 """Overrides of `--smoke`: every stage, a few seconds each, a poor student."""

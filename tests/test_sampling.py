@@ -47,8 +47,8 @@ def test_rattled_structures_are_displaced_as_asked():
 
 @pytest.mark.parametrize("amplitude", [0.3, 3.0, 100.0])
 def test_rattled_atoms_never_come_together(amplitude):
-    for start in (ethanol(), triclinic_cell(), water_box(2)):
-        for moved in rattle([start] * 4, amplitude):
+    for start in (ethanol(), triclinic_cell(), water_box(4)):
+        for moved in rattle([start] * 2, amplitude):
             assert closest(moved) >= 0.7 * min(closest(start), 1.5) - 1e-9
             assert np.abs(moved.positions - start.positions).max() > 0
 
@@ -86,7 +86,7 @@ def harmonic(toy_potential):
     return make
 
 
-def test_every_replica_is_a_trajectory(harmonic):
+def test_every_replica_is_a_trajectory(harmonic, quick_compilation):
     atoms = triclinic_cell()
     dataset = sample_by_md(harmonic, atoms, CONFIG, name="test_md", progress=False)
     assert len(dataset) == 2 * 3 * 4
@@ -108,7 +108,7 @@ def test_every_replica_is_a_trajectory(harmonic):
     assert not set(dataset.trajectory[parts["train"]]) & set(dataset.trajectory[parts["test"]])
 
 
-def test_the_seed_decides(harmonic):
+def test_the_seed_decides(harmonic, quick_compilation):
     atoms = ethanol()
     config = MDSamplingConfig((100.0,), replicas=2, frames=2, spacing=2.0, equilibration=4.0)
     first, second = (sample_by_md(harmonic, atoms, config, progress=False) for _ in range(2))
@@ -117,7 +117,7 @@ def test_the_seed_decides(harmonic):
     assert not np.allclose(first.positions, sample_by_md(harmonic, atoms, other).positions)
 
 
-def test_the_bundled_teacher_drives_it(demo_teacher_path):
+def test_the_bundled_teacher_drives_it(demo_teacher_path, quick_compilation):
     teacher = teachers.load(f"fennol:{demo_teacher_path}")
     atoms = ethanol(amplitude=0.0)
     config = MDSamplingConfig((300.0,), replicas=2, frames=3, spacing=5.0, equilibration=5.0)
@@ -125,5 +125,3 @@ def test_the_bundled_teacher_drives_it(demo_teacher_path):
     assert len(dataset) == 6
     bonds = [closest(dataset.structure(i)) for i in range(6)]
     assert 0.8 < min(bonds) and max(bonds) < 1.1  # O-H and C-H, neither collapsed nor broken
-    forces = np.array(teacher.label([dataset.structure(i) for i in range(6)]).forces)
-    assert np.abs(forces).max() < 15.0

@@ -13,8 +13,6 @@ from distill.neighbors import neighbor_table
 MIN_RELATIVE_DISTANCE = 0.7
 """A displacement is refused when a pair gets closer than this share of its start, or of 1.5 Å."""
 
-MAX_TRIES = 20
-
 
 def rattle(structures: Sequence[Atoms], standard_deviation: float, seed: int = 0) -> list[Atoms]:
     """Copies with Gaussian displacements of all atoms.
@@ -38,7 +36,7 @@ def rattle(structures: Sequence[Atoms], standard_deviation: float, seed: int = 0
                 f"structure {number} has atoms {_closest(atoms):.2f} Å apart: relax it first"
             )
         amplitude = standard_deviation
-        for _ in range(MAX_TRIES):
+        while True:  # ends: without displacement every pair is allowed
             moved = atoms.copy()
             moved.positions += rng.normal(scale=amplitude, size=(len(atoms), 3))
             if _closest(moved) >= allowed:

@@ -123,8 +123,9 @@ def run_md(
                 _require_finite(_to_frames(records, potential, config, done), replicas)
                 raise CapacityError(
                     f"the neighbour list still overflows after {MAX_REALLOCATIONS} growths at "
-                    f"{done * config.timestep:.1f} fs: the atoms collapse or move further than "
-                    "the skin in one step; use a smaller timestep or a larger skin"
+                    f"{done * config.timestep:.1f} fs: the atoms collapse or fly apart (the "
+                    "potential is outside its range, or the timestep is too large), or they move "
+                    "further than the skin in one step"
                 )
             frames = _to_frames(records, potential, config, done)
             _require_finite(frames, replicas)

@@ -95,7 +95,7 @@ class Student:
             atoms: elements, cell and periodicity (fixed).
             skin: of the neighbour list, Å.
             dtype: precision of the simulation.
-            kernel: a kernel or its name; by default the one that is fastest for this size.
+            kernel: a kernel or its name, see `distill.kernels`; `blocked` by default.
         """
         chosen = KERNELS[kernel] if isinstance(kernel, str) else kernel
         return local_potential(

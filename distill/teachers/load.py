@@ -9,6 +9,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 import numpy as np
+import yaml
 from ase.data import atomic_numbers
 
 from distill.errors import ConfigError
@@ -77,9 +78,17 @@ def _load_fennol(name: str, target: str, options: dict[str, str], dtype: Any) ->
         chosen_paths,
         # Not the whole path: it says nothing on another machine, the checksum does.
         name="fennol:" + ",".join(path.name for path in chosen_paths),
+        licence=_licence(chosen_paths[0]),
         elements=elements,
         dtype=dtype,
     )
+
+
+def _licence(path: Path) -> str:
+    """The licence in the card that may stand beside a model, `<model>.card.yaml`."""
+    card = path.with_suffix(".card.yaml")
+    content = yaml.safe_load(card.read_text()) if card.is_file() else None
+    return str(content.get("licence", "unknown")) if isinstance(content, dict) else "unknown"
 
 
 def _member(name: str, member: str | None, files: Sequence[Any]) -> list[Any]:
