@@ -124,8 +124,8 @@ def run_md(
                 raise CapacityError(
                     f"the neighbour list still overflows after {MAX_REALLOCATIONS} growths at "
                     f"{done * config.timestep:.1f} fs: the atoms collapse or fly apart (the "
-                    "potential is outside its range, or the timestep is too large), or they move "
-                    "further than the skin in one step"
+                    "potential is outside its range), or they move further than the skin within "
+                    "one step: use a smaller timestep or a larger skin, and check the start"
                 )
             frames = _to_frames(records, potential, config, done)
             _require_finite(frames, replicas)
