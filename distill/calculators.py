@@ -11,6 +11,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from distill.errors import ConfigError
 from distill.students import Bundle, Student, load_bundle
 from distill.teachers import Teacher
 from distill.teachers import load as load_teacher
@@ -90,11 +91,65 @@ class TeacherCalculator(_LabelCalculator):
     """ASE calculator of a teacher.
 
     Args:
-        model: a teacher or its name, see `distill.teachers.load`.
+        model: a teacher or its name, see `distill.teachers.load`; a list of names makes a
+            committee.
         dtype: precision when `model` is a name.
         parameters: passed on to ASE.
     """
 
-    def __init__(self, model: str | Teacher, *, dtype: Any = np.float32, **parameters: Any):
-        self.teacher = load_teacher(model, dtype=dtype) if isinstance(model, str) else model
+    def __init__(
+        self, model: str | Sequence[str] | Teacher, *, dtype: Any = np.float32, **parameters: Any
+    ):
+        self.teacher: Teacher = (
+            load_teacher(model, dtype=dtype)
+            if isinstance(model, str) or isinstance(model, Sequence)
+            else model
+        )
         super().__init__(self.teacher, **parameters)
+
+
+class _KindCalculator(TeacherCalculator):
+    """Calculator of one kind of teacher, whose name may leave out the kind."""
+
+    kind: ClassVar[str]
+
+    def __init__(self, model: str | Path | Teacher, *, dtype: Any = np.float32, **parameters: Any):
+        if isinstance(model, (str, Path)):
+            name = str(model)
+            model = name if name.startswith(f"{self.kind}:") else f"{self.kind}:{name}"
+        super().__init__(model, dtype=dtype, **parameters)
+        if self.teacher.info.kind != self.kind:
+            raise ConfigError(
+                f"{type(self).__name__} is for {self.kind} teachers, not for "
+                f"{self.teacher.info.name}: use TeacherCalculator"
+            )
+
+
+class FeNNolTeacherCalculator(_KindCalculator):
+    """ASE calculator of a FeNNol teacher.
+
+    Args:
+        model: a teacher, a name (`fennol:ani1ccx` or `ani1ccx`) or the path of a `.fnx` file.
+        dtype: precision when `model` is a name; float64 needs jax's x64 mode.
+        parameters: passed on to ASE.
+
+    Raises:
+        ConfigError: a teacher of another kind; see also `distill.teachers.load`.
+    """
+
+    kind = "fennol"
+
+
+class OrbTeacherCalculator(_KindCalculator):
+    """ASE calculator of an Orb teacher.
+
+    Args:
+        model: a teacher, a name (`orb:orb-v2` or `orb-v2`) or the path of a checkpoint.
+        dtype: precision when `model` is a name.
+        parameters: passed on to ASE.
+
+    Raises:
+        ConfigError: a teacher of another kind; see also `distill.teachers.load`.
+    """
+
+    kind = "orb"

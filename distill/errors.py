@@ -31,6 +31,10 @@ class MissingDependencyError(DistillError, ImportError):
     """An optional package is not installed; the message names the extra to install."""
 
 
+class TeacherError(DistillError, RuntimeError):
+    """A teacher failed for every structure that it was given."""
+
+
 class TrainingError(DistillError, RuntimeError):
     """Training cannot go on, for example because of a NaN loss."""
 

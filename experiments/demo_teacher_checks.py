@@ -17,7 +17,7 @@ from demo_teacher_data import Frame
 from demo_teacher_model import interaction_energy
 from distill.evaluation import energy_drift
 from distill.simulation import Frames, MDConfig, run_md
-from distill.teachers import JaxTeacher
+from distill.teachers import Teacher
 from distill.units import BOLTZMANN
 
 TIMESTEP = 0.5  # fs
@@ -36,7 +36,7 @@ class Prediction:
 
 
 def predict_frames(
-    teacher: JaxTeacher, frames: list[Frame], self_energies: dict[str, float], batch: int = 64
+    teacher: Teacher, frames: list[Frame], self_energies: dict[str, float], batch: int = 64
 ) -> list[Prediction]:
     """What the finished teacher predicts for each frame; `self_energies` in Hartree."""
     found: dict[int, Prediction] = {}
@@ -95,9 +95,7 @@ def _errors(rows: list[Prediction]) -> dict[str, float]:
     }
 
 
-def run_ethanol(
-    teacher: JaxTeacher, picoseconds: float, seed: int
-) -> tuple[dict[str, Any], Frames]:
+def run_ethanol(teacher: Teacher, picoseconds: float, seed: int) -> tuple[dict[str, Any], Frames]:
     """Run ethanol in float32: NVE at 300 K, then Langevin at 500 K.
 
     Returns the figures for the card and the frames of the NVE run.

@@ -42,7 +42,7 @@ from distill.students import (
     load_bundle,
     save_bundle,
 )
-from distill.teachers import JaxTeacher
+from distill.teachers import Teacher
 from distill.training import fit, read_metrics
 from quickstart_config import SMOKE, QuickstartConfig
 
@@ -179,7 +179,7 @@ def read_structure(name: str) -> Atoms:
         ) from error
 
 
-def sample_and_label(teacher: JaxTeacher, atoms: Atoms, config: QuickstartConfig) -> Dataset:
+def sample_and_label(teacher: Teacher, atoms: Atoms, config: QuickstartConfig) -> Dataset:
     """Teacher MD, then labels; both are kept, so that a second call finds them done."""
     sampled = config.output / "structures.h5"
     if sampled.exists():
@@ -195,7 +195,7 @@ def sample_and_label(teacher: JaxTeacher, atoms: Atoms, config: QuickstartConfig
     return dataset
 
 
-def teacher_spread(teacher: JaxTeacher, dataset: Dataset, indices: np.ndarray) -> dict[str, float]:
+def teacher_spread(teacher: Teacher, dataset: Dataset, indices: np.ndarray) -> dict[str, float]:
     """RMS difference of a committee's members from their mean, on the held-out structures."""
     if teacher.info.n_members < 2:
         return {}

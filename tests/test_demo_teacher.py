@@ -21,7 +21,7 @@ from ase.build import molecule
 from distill import teachers
 from distill.errors import MissingDependencyError
 from distill.sampling import rattle
-from distill.teachers import JaxTeacher
+from distill.teachers import Teacher
 
 ROOT = Path(__file__).resolve().parent.parent
 EXPERIMENTS = ROOT / "experiments"
@@ -46,7 +46,7 @@ def card(demo_teacher_path: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def demo_teacher(demo_teacher_path: Path) -> JaxTeacher:
+def demo_teacher(demo_teacher_path: Path) -> Teacher:
     return teachers.load(f"fennol:{demo_teacher_path}")
 
 
@@ -90,7 +90,7 @@ def test_model_is_plain_data(demo_teacher_path: Path) -> None:
     assert arrays
 
 
-def test_model_is_the_teacher_of_its_card(demo_teacher: JaxTeacher, card: dict[str, Any]) -> None:
+def test_model_is_the_teacher_of_its_card(demo_teacher: Teacher, card: dict[str, Any]) -> None:
     info = demo_teacher.info
     assert info.provenance()["elements"] == ["H", "C", "N", "O"] == card["elements"]
     assert info.weights_sha256 == card["training"]["sha256"]
@@ -108,7 +108,7 @@ def rattled() -> dict[str, list[Atoms]]:
 
 
 @pytest.fixture(scope="session")
-def teacher_labels(demo_teacher: JaxTeacher, rattled: dict[str, list[Atoms]]) -> dict[str, Any]:
+def teacher_labels(demo_teacher: Teacher, rattled: dict[str, list[Atoms]]) -> dict[str, Any]:
     """(energies in eV, forces in eV/Å) by molecule, all from one call."""
     labels = demo_teacher.label([atoms for group in rattled.values() for atoms in group])
     found, first = {}, 0

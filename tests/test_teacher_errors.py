@@ -64,7 +64,7 @@ def test_structures_that_cannot_be_treated(teacher, make, error, message):
         ("fennol:ani1ccx?member=8", "member must be 0 to 7"),
         ("fennol:ani1ccx?member=-1", "member must be 0 to 7"),
         ("fennol:ani1ccx?membr=1", "unknown options membr; known: member, elements"),
-        ("fennol:ani1ccx?elements=H,Xq", "unknown element 'Xq'"),
+        ("fennol:ani1ccx?elements=H,Xq", "'Xq', which is no chemical symbol"),
     ],
 )
 def test_names_that_are_not_understood(name, message):

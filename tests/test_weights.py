@@ -53,6 +53,7 @@ def model_at(port: int, content: bytes = CONTENT) -> PretrainedModel:
         folder="group/tiny",
         files={FILE: hashlib.sha256(content).hexdigest()},
         url=f"http://127.0.0.1:{port}/tiny",
+        elements="H",
         licence="MIT",
         reference="none",
     )
@@ -82,7 +83,7 @@ def test_a_changed_cached_file_is_downloaded_again(server, tmp_path):
 
 def test_wrong_checksum_leaves_nothing_behind(server, tmp_path):
     model, cache = model_at(server.server_port, b"something else"), tmp_path / "cache"
-    with pytest.raises(WeightsError, match=r"tiny\.fnx of tiny.*hash"):
+    with pytest.raises(WeightsError, match=r"weights tiny\.fnx .*hash"):
         find_weights(model, FILE, cache)
     assert files_in(cache) == []
 

@@ -11,6 +11,7 @@ from distill.data.flags import (
     compute_flags,
     flag_summary,
 )
+from distill.data.hessian import HessianConfig, HessianProducts
 from distill.data.joining import concatenate, structure_hashes
 from distill.data.labelling import label_structures
 from distill.data.labels import Labels
@@ -31,6 +32,8 @@ __all__ = [
     "Dataset",
     "DatasetWriter",
     "GraphLoader",
+    "HessianConfig",
+    "HessianProducts",
     "Labels",
     "assert_disjoint",
     "batches",

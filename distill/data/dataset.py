@@ -14,6 +14,8 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from distill.data.columns import COLUMNS, check_geometry
+from distill.data.hessian import PRODUCT_COLUMNS, HessianProducts
 from distill.data.labels import Labels
 from distill.errors import DatasetError
 from distill.units import UnitError, energy_factor, length_factor
@@ -49,10 +51,12 @@ class Dataset:
         flag: `[S]` uint8, see `distill.data.flags`; 0 is usable.
         provenance: JSON-serialisable; `teacher`, `teacher_version`, `weights_sha256` and more.
         units: see `make_units`; eV and Å unless a dataset was made in others on purpose.
+        hessian: Hessian-vector products of some of the structures, in energy/length²; None when
+            none were taken.
 
     Raises:
         DatasetError: shapes that disagree, non-finite geometry, a periodic direction without
-            lattice vector, or provenance that is not JSON.
+            lattice vector, provenance that is not JSON, or Hessian products of others.
         UnitError: missing or unknown units.
     """
 
@@ -70,6 +74,7 @@ class Dataset:
     flag: np.ndarray
     provenance: dict[str, Any] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=make_units)
+    hessian: HessianProducts | None = None
 
     def __post_init__(self) -> None:
         count, atoms = len(self.n_atoms), int(np.sum(self.n_atoms))
@@ -79,7 +84,9 @@ class Dataset:
             if values.shape != shape:
                 raise DatasetError(f"column {name!r} has shape {values.shape}, expected {shape}")
             object.__setattr__(self, name, values)
-        _check_geometry(self)
+        check_geometry(self)
+        if self.hessian is not None:
+            self.hessian.require_fitting(self.n_atoms)
         try:
             json.dumps(self.provenance)
         except (TypeError, ValueError) as error:
@@ -120,6 +127,11 @@ class Dataset:
             text = "\0".join(values.tolist()).encode() if dtype is np.str_ else values.tobytes()
             digest.update(f"{name}:{len(text)}:".encode())
             digest.update(text)
+        # nothing is added without products, so that older datasets keep their hash
+        for name in PRODUCT_COLUMNS if self.hessian is not None else ():
+            values = np.ascontiguousarray(getattr(self.hessian, name)).tobytes()
+            digest.update(f"hessian/{name}:{len(values)}:".encode())
+            digest.update(values)
         return digest.hexdigest()
 
     def rows(self, index: int) -> slice:
@@ -161,7 +173,8 @@ class Dataset:
         renumbered[taken] = np.arange(len(taken))
         inside = (columns["parent"] >= 0) & (columns["parent"] < len(self))
         columns["parent"] = renumbered[np.where(inside, columns["parent"], len(self))]
-        return replace(self, **columns)
+        hessian = None if self.hessian is None else self.hessian.subset(taken)
+        return replace(self, **columns, hessian=hessian)
 
     def labelled(
         self,
@@ -169,9 +182,11 @@ class Dataset:
         *,
         flag: np.ndarray | None = None,
         provenance: Mapping[str, Any] | None = None,
+        hessian: HessianProducts | None = None,
     ) -> Dataset:
-        """The same structures with `labels` (eV, Å); `flag` and `provenance` replace the old.
+        """The same structures with `labels` (eV, Å).
 
+        `flag`, `provenance` and `hessian` replace the old ones; what is not given is kept.
         Per-atom energies and uncertainties are not kept.
 
         Raises:
@@ -194,6 +209,7 @@ class Dataset:
             stress=undefined if labels.stress is None else labels.stress,
             flag=self.flag if flag is None else flag,
             provenance=dict(self.provenance if provenance is None else provenance),
+            hessian=self.hessian if hessian is None else hessian,
         )
 
     def in_standard_units(self) -> Dataset:
@@ -201,6 +217,7 @@ class Dataset:
         energy, length = energy_factor(self.units["energy"]), length_factor(self.units["length"])
         if energy == length == 1.0:
             return self
+        hessian = None if self.hessian is None else self.hessian.scaled(energy / length**2)
         return replace(
             self,
             positions=self.positions * length,
@@ -209,6 +226,7 @@ class Dataset:
             forces=self.forces * (energy / length),
             stress=self.stress * (energy / length**3),
             units=make_units(),
+            hessian=hessian,
         )
 
     def require_standard_units(self, what: str = "this works") -> None:
@@ -257,44 +275,5 @@ class Dataset:
         )
 
 
-COLUMNS: dict[str, tuple[Any, tuple[int, ...], bool]] = {
-    "n_atoms": (np.int64, (), False),
-    "numbers": (np.int32, (), True),
-    "positions": (np.float64, (3,), True),
-    "cell": (np.float64, (3, 3), False),
-    "pbc": (np.bool_, (3,), False),
-    "energy": (np.float64, (), False),
-    "forces": (np.float64, (3,), True),
-    "stress": (np.float64, (3, 3), False),
-    "trajectory": (np.str_, (), False),
-    "origin": (np.str_, (), False),
-    "parent": (np.int64, (), False),
-    "flag": (np.uint8, (), False),
-}
-"""Data type, trailing shape, and whether there is one row per atom, of each column."""
-
-
 def _texts(value: str | Sequence[str], count: int) -> np.ndarray:
     return np.array([value] * count if isinstance(value, str) else list(value), np.str_)
-
-
-def _check_geometry(dataset: Dataset) -> None:
-    if len(dataset) and dataset.n_atoms.min() < 1:
-        raise DatasetError(f"structure {int(np.argmin(dataset.n_atoms))} has no atoms: remove it")
-    bad = ~np.isfinite(dataset.positions).all(1) | (dataset.numbers < 1) | (dataset.numbers > 118)
-    if bad.any():
-        index = int(np.searchsorted(dataset.offsets, np.flatnonzero(bad)[0], "right")) - 1
-        raise DatasetError(
-            f"structure {index} has a non-finite position or an atomic number outside 1..118: "
-            "remove it"
-        )
-    length = np.linalg.norm(dataset.cell, axis=2, keepdims=True)
-    vectors = dataset.cell / np.where(length > 0, length, 1) * dataset.pbc[..., None]
-    gram = vectors @ vectors.swapaxes(1, 2) + ~dataset.pbc[..., None] * np.eye(3)
-    finite = np.isfinite(gram).all((1, 2))
-    wrong = ~finite | (np.linalg.det(np.where(finite[:, None, None], gram, 0)) < 1e-10)
-    if wrong.any():
-        raise DatasetError(
-            f"structure {int(np.argmax(wrong))} is periodic without a regular lattice vector "
-            "for each periodic direction, or has a non-finite cell: set its cell, or pbc=False"
-        )

@@ -16,12 +16,17 @@ import h5py
 import numpy as np
 
 import distill
-from distill.data.dataset import COLUMNS, Dataset, make_units
+from distill.data.columns import COLUMNS
+from distill.data.dataset import Dataset, make_units
+from distill.data.hessian import PRODUCT_COLUMNS, HessianProducts
 from distill.errors import DatasetError
 from distill.units import UnitError
 
 FORMAT = "distill-dataset"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Newest version that is read: 1 is without Hessian products, 2 has the group `hessian`."""
+
+HESSIAN = "hessian"
 
 
 @dataclass(frozen=True)
@@ -35,6 +40,7 @@ class Header:
         units: units of the file (`load` converts to eV and Å).
         versions: libraries that wrote the file.
         sha256: `Dataset.sha256` of the content, in the units of the file.
+        hessian: whether the file holds Hessian products.
     """
 
     count: int
@@ -43,6 +49,7 @@ class Header:
     units: dict[str, str]
     versions: dict[str, str]
     sha256: str
+    hessian: bool
 
 
 def write_file(dataset: Dataset, path: Path, start: int) -> None:
@@ -58,7 +65,8 @@ def write_file(dataset: Dataset, path: Path, start: int) -> None:
     try:
         with h5py.File(temporary, "w") as file:
             file.attrs["format"] = FORMAT
-            file.attrs["format_version"] = FORMAT_VERSION
+            # a reader of version 1 would lose the products unnoticed
+            file.attrs["format_version"] = 1 if dataset.hessian is None else 2
             file.attrs["n_structures"] = len(dataset)
             file.attrs["start_index"] = start
             file.attrs["energy_unit"] = dataset.units["energy"]
@@ -74,6 +82,8 @@ def write_file(dataset: Dataset, path: Path, start: int) -> None:
                     file.create_dataset(name, data=texts, dtype=h5py.string_dtype())
                 else:
                     file.create_dataset(name, data=values)
+            for name in PRODUCT_COLUMNS if dataset.hessian is not None else ():
+                file.create_dataset(f"{HESSIAN}/{name}", data=getattr(dataset.hessian, name))
         _flush(temporary)
         os.replace(temporary, path)
         _flush(path.parent)
@@ -105,8 +115,14 @@ def read_file(path: Path) -> tuple[Dataset, int]:
             name: file[name].asstr()[:] if dtype is np.str_ else file[name][:]
             for name, (dtype, _, _) in COLUMNS.items()
         }
+        products = {name: file[HESSIAN][name][:] for name in PRODUCT_COLUMNS if header.hessian}
     try:
-        dataset = Dataset(**columns, provenance=header.provenance, units=header.units)
+        dataset = Dataset(
+            **columns,
+            provenance=header.provenance,
+            units=header.units,
+            hessian=HessianProducts(**products) if header.hessian else None,
+        )
     except DatasetError as error:
         raise DatasetError(f"{path}: {error}") from error
     if dataset.sha256 != header.sha256 or len(dataset) != header.count:
@@ -149,6 +165,7 @@ def _header(file: h5py.File, path: Path) -> Header:
         units=units,
         versions=json.loads(attributes["versions"]),
         sha256=str(attributes["content_sha256"]),
+        hessian=HESSIAN in file,
     )
 
 

@@ -2,10 +2,11 @@
 
 | bit | name | meaning |
 |---|---|---|
-| 1 | `NON_FINITE` | energy, a force or the stress is NaN or infinite |
+| 1 | `NON_FINITE` | energy, a force, the stress or a Hessian product is NaN or infinite |
 | 2 | `FORCE_TOO_LARGE` | a force is longer than the threshold given to the labelling |
 | 4 | `ATOMS_TOO_CLOSE` | two atoms (images included) are closer than `MIN_DISTANCE` |
-| 8 | `FAILED` | the teacher raised an error for this structure; its labels are NaN |
+| 8 | `FAILED` | the teacher raised an error for this structure, whose labels are NaN then, or for \
+its Hessian products, which are missing then |
 | 16 | `INCOMPLETE` | energy or forces are absent in the file the labels were read from |
 """
 

@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from distill.data.dataset import COLUMNS, Dataset
+from distill.data.columns import COLUMNS
+from distill.data.dataset import Dataset
+from distill.data.hessian import HessianProducts
 from distill.errors import DatasetError
 from distill.units import UnitError, energy_factor, length_factor
 
@@ -20,10 +22,11 @@ IDENTITY = ("teacher", "teacher_version", "weights_sha256")
 def concatenate(datasets: Sequence[Dataset]) -> Dataset:
     """All structures of `datasets` in order; provenance of the first is kept.
 
-    Parents are renumbered, so that they still point at the same structures.
+    Parents and Hessian products are renumbered, so that they still point at the same structures.
 
     Raises:
-        DatasetError: no datasets, different teachers or weights, or labelled and unlabelled mixed.
+        DatasetError: no datasets, different teachers or weights, labelled and unlabelled mixed, or
+            Hessian products in some only.
         UnitError: different units.
     """
     if not datasets:
@@ -44,11 +47,37 @@ def concatenate(datasets: Sequence[Dataset]) -> Dataset:
 
 
 def join(datasets: Sequence[Dataset]) -> Dataset:
-    """Columns of `datasets` one after the other, unchanged and unchecked."""
+    """Columns of `datasets` one after the other, unchanged and unchecked.
+
+    Only the structure numbers of Hessian products, which count from each dataset's own first
+    structure, are shifted.
+
+    Raises:
+        DatasetError: Hessian products in some only.
+    """
     columns: dict[str, Any] = {
         name: np.concatenate([getattr(d, name) for d in datasets]) for name in COLUMNS
     }
-    return replace(datasets[0], **columns)
+    for number, dataset in enumerate(datasets):
+        require_same_hessian(
+            datasets[0].hessian is not None,
+            dataset.hessian is not None,
+            f"dataset {number} of the {len(datasets)} to join",
+        )
+    products = [d.hessian for d in datasets if d.hessian is not None]
+    starts = np.cumsum([0, *(len(d) for d in datasets)])[:-1]
+    hessian = HessianProducts.join(products, starts.tolist()) if products else None
+    return replace(datasets[0], **columns, hessian=hessian)
+
+
+def require_same_hessian(first: bool, second: bool, where: object) -> None:
+    """Raise `DatasetError` when only one of two datasets holds Hessian products."""
+    if first != second:
+        has = ("has no", "others do") if first else ("has", "others do not")
+        raise DatasetError(
+            f"{where}: {has[0]} Hessian products, but the {has[1]}: label all with the same "
+            "`hessian`, or remove them by dataclasses.replace(dataset, hessian=None)"
+        )
 
 
 def require_same_provenance(

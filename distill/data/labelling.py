@@ -5,15 +5,16 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 from ase import Atoms
 
 from distill.data.dataset import Dataset
-from distill.data.flags import FAILED, MAX_FORCE, compute_flags
+from distill.data.flags import FAILED, MAX_FORCE, NON_FINITE, compute_flags
+from distill.data.hessian import HessianConfig, HessianProducts, draw_directions
 from distill.data.joining import structure_hashes
 from distill.data.labels import Labels
 from distill.data.storage import DatasetWriter, load
@@ -21,6 +22,9 @@ from distill.errors import DatasetError
 from distill.progress import progress_bar
 
 logger = logging.getLogger(__name__)
+
+HESSIAN_RECORD = "hessian_products"
+"""Key of the provenance that holds the `HessianConfig`."""
 
 
 class _Info(Protocol):
@@ -38,6 +42,22 @@ class LabellingTeacher(Protocol):
         """Labels of a batch in eV and Å."""
 
 
+class _Product(Protocol):
+    @property
+    def values(self) -> np.ndarray: ...
+    @property
+    def error(self) -> np.ndarray: ...
+    @property
+    def exact(self) -> bool: ...
+
+
+class HessianTeacher(LabellingTeacher, Protocol):
+    """What labelling with Hessian products needs of a teacher."""
+
+    def hvp(self, structure: Atoms, direction: np.ndarray) -> _Product:
+        """Products of the Hessian (eV/Å²) with `direction` `[k, n, 3]`, see `Teacher.hvp`."""
+
+
 def label_structures(
     teacher: LabellingTeacher,
     structures: Dataset,
@@ -45,6 +65,7 @@ def label_structures(
     batch_size: int = 32,
     max_force: float = MAX_FORCE,
     progress: bool = True,
+    hessian: HessianConfig | None = None,
 ) -> Dataset:
     """Label `structures` by `teacher` into the dataset file `path`.
 
@@ -53,20 +74,27 @@ def label_structures(
     Structures that must not be trained on are kept and flagged (see `distill.data.flags`); when
     the teacher raises for a batch its structures are tried one by one.
 
+    Hessian products are taken of the structures of a batch that have no flag. Where that fails the
+    structure keeps its labels and is flagged `FAILED`, or `NON_FINITE` when a product is not
+    finite. Each part on disk numbers the structures of its products from its own first one.
+
     Args:
-        teacher: anything with `label` and `info`.
-        structures: in eV and Å; labels that they may have are ignored.
+        teacher: anything with `label` and `info`; for Hessian products also `hvp`.
+        structures: in eV and Å; labels and products that they may have are ignored.
         path: HDF5 file, new or partly filled by an earlier call.
         batch_size: structures handed to the teacher at once.
         max_force: eV/Å, longer forces are flagged.
         progress: show a progress bar with rate and time left.
+        hessian: which Hessian-vector products to take; none by default. It is recorded in the
+            provenance as `hessian_products`.
 
     Returns:
         The labelled dataset, in the order of `structures`.
 
     Raises:
         DatasetError: no structures; or the file holds other structures, another teacher, or
-            another `max_force`; or the teacher fails for every structure of the first batch, or
+            another `max_force` or `hessian`; or a teacher without `hvp` is asked for products; or
+            the teacher fails for every structure of the first batch, or
             later for a whole batch and also for a structure that it labelled before.
         UnitError: structures in other units.
     """
@@ -74,14 +102,22 @@ def label_structures(
         raise DatasetError("there are no structures to label: the input dataset is empty")
     if batch_size < 1:
         raise DatasetError(f"batch_size is {batch_size}: give at least 1")
+    if hessian is not None and not hasattr(teacher, "hvp"):
+        raise DatasetError(
+            "Hessian products were asked for, but the teacher has no method hvp: leave `hessian` "
+            "out, or add one (distill.teachers.hessian.numerical_hvp takes differences of forces)"
+        )
     structures.require_standard_units("labelling works")
     path = Path(path)
     record = {**_provenance(teacher), "max_force": float(max_force)}
+    if hessian is not None:
+        # the key `hessian` tells how the teacher computes them, see TeacherInfo
+        record[HESSIAN_RECORD] = asdict(hessian)
     if structures.provenance:
         record["structures"] = structures.provenance
     expect_stress = bool(record.get("stress", False))
     with DatasetWriter(path, record) as writer:
-        good = _verify_committed(path, structures, max_force) if writer.count else None
+        good = _verify_committed(path, structures, max_force, hessian) if writer.count else None
         bar = progress_bar(
             len(structures),
             f"labelling by {record.get('teacher')}",
@@ -93,12 +129,16 @@ def label_structures(
             while writer.count < len(structures):
                 chosen = np.arange(writer.count, min(writer.count + batch_size, len(structures)))
                 # subset would cut the links to parents in earlier batches
-                batch = replace(structures.subset(chosen), parent=structures.parent[chosen])
+                parent = structures.parent[chosen]
+                batch = replace(structures.subset(chosen), parent=parent, hessian=None)
                 batch, failed = _label_batch(teacher, batch, writer.count, good)
                 flags = compute_flags(batch, max_force=max_force, expect_stress=expect_stress)
                 batch = replace(batch, flag=np.where(failed, FAILED, flags), provenance=record)
                 if not failed.all():
                     good = batch.structure(int(np.flatnonzero(~failed)[0]))
+                if hessian is not None:
+                    able = cast(HessianTeacher, teacher)
+                    batch = _add_products(able, batch, writer.count, hessian)
                 writer.append(batch)
                 bar.update(len(batch))
         return writer.finish()
@@ -111,7 +151,9 @@ def _provenance(teacher: LabellingTeacher) -> dict[str, Any]:
     return record
 
 
-def _verify_committed(path: Path, structures: Dataset, max_force: float) -> Atoms | None:
+def _verify_committed(
+    path: Path, structures: Dataset, max_force: float, hessian: HessianConfig | None
+) -> Atoms | None:
     """Check that the stored structures are the first of `structures`; one that was labelled."""
     stored = load(path)
     expected = structures.subset(range(min(len(stored), len(structures))))
@@ -135,7 +177,15 @@ def _verify_committed(path: Path, structures: Dataset, max_force: float) -> Atom
             f"{path}: was flagged with max_force={used} eV/Å, not {max_force}: resume with the "
             "same value, or use another path"
         )
-    labelled = np.flatnonzero(stored.flag & FAILED == 0)
+    recorded = stored.provenance.get(HESSIAN_RECORD)
+    wanted = None if hessian is None else asdict(hessian)
+    if recorded != wanted:
+        raise DatasetError(
+            f"{path}: was labelled with hessian={recorded}, not {wanted}: resume with the same "
+            "value, or use another path"
+        )
+    # FAILED alone may be about Hessian products
+    labelled = np.flatnonzero((stored.flag & FAILED == 0) | np.isfinite(stored.energy))
     return stored.structure(int(labelled[0])) if len(labelled) else None
 
 
@@ -196,3 +246,36 @@ def _require_working(
             f"the teacher failed from structure {first} on, also for one that it labelled before: "
             f"{error}; what was labelled is stored: remove the cause and start again to resume"
         ) from error
+
+
+def _add_products(
+    teacher: HessianTeacher, batch: Dataset, first: int, config: HessianConfig
+) -> Dataset:
+    """`batch` with Hessian products of its unflagged structures; failures are flagged.
+
+    Args:
+        teacher: see `label_structures`.
+        batch: labelled structures with flags.
+        first: number of the first one in the whole dataset.
+        config: which products.
+    """
+    flag = batch.flag.copy()
+    parts: list[HessianProducts] = []
+    numbers = np.flatnonzero(batch.usable)
+    for i in numbers:
+        directions = draw_directions(config, first + int(i), int(batch.n_atoms[i]))
+        try:
+            result = teacher.hvp(batch.structure(int(i)), directions)
+            values, error = np.asarray(result.values), np.asarray(result.error)
+            if not (np.isfinite(values).all() and np.isfinite(error).all()):
+                flag[i] |= NON_FINITE
+                logger.warning("structure %d: a Hessian product is not finite", first + i)
+                continue
+            part = HessianProducts.of_structure(directions, values, error, result.exact)
+        except Exception as cause:
+            flag[i] |= FAILED
+            logger.warning("structure %d: Hessian products failed (%s)", first + i, cause)
+        else:
+            parts.append(part)
+    done = numbers[flag[numbers] == 0]
+    return replace(batch, flag=flag, hessian=HessianProducts.join(parts, done.tolist()))

@@ -4,6 +4,7 @@ HDF5 has no journal, so a file that is open for appending can be lost by a kill.
 therefore writes every appended batch as a complete file of its own,
 `<dataset>.h5.parts/000000.h5`, and `finish` merges them. Each part knows the number of its first
 structure, so that parts which are already merged are recognised and nothing is stored twice.
+Hessian products in a part number the structures of that part from 0; reading shifts them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from distill.data.dataset import Dataset
 from distill.data.files import Header, read_file, read_header, write_file
 from distill.data.joining import (
     join,
+    require_same_hessian,
     require_same_provenance,
     require_same_units,
     structure_hashes,
@@ -57,6 +59,7 @@ def load(path: str | os.PathLike[str]) -> Dataset:
         dataset, start = read_file(file)
         if loaded:
             require_same_provenance(loaded[0].provenance, dataset.provenance, file)
+            require_same_hessian(loaded[0].hessian is not None, dataset.hessian is not None, file)
         _require_order(file, start, len(dataset), count)
         if start == count:
             loaded.append(dataset)
@@ -96,6 +99,7 @@ class DatasetWriter:
         try:
             self.provenance = dict(provenance)
             self._units: dict[str, str] | None = None
+            self._hessian: bool | None = None
             self.count = 0
             self._next_part = 0
             self._scan()
@@ -120,22 +124,25 @@ class DatasetWriter:
     def _require_fitting(self, header: Header, file: Path) -> None:
         require_same_provenance(header.provenance, self.provenance, file)
         if self._units is None:
-            self._units = header.units
+            self._units, self._hessian = header.units, header.hessian
         require_same_units(header.units, self._units, file)
+        require_same_hessian(bool(self._hessian), header.hessian, file)
 
     def append(self, dataset: Dataset) -> None:
         """Store a batch; it is safe on disk when this returns.
 
         Raises:
-            DatasetError: an empty batch, another provenance, or a closed writer.
+            DatasetError: an empty batch, another provenance, Hessian products where the file has
+                none or none where it has some, or a closed writer.
             UnitError: other units than those of the file.
         """
         if self._lock is None:
             raise DatasetError(f"{self.path}: this writer is closed; open a new DatasetWriter")
         require_same_provenance(self.provenance, dataset.provenance, self.path)
         if self._units is None:
-            self._units = dataset.units
+            self._units, self._hessian = dataset.units, dataset.hessian is not None
         require_same_units(self._units, dataset.units, self.path)
+        require_same_hessian(bool(self._hessian), dataset.hessian is not None, self.path)
         write_file(dataset, self._folder / f"{self._next_part:06d}.h5", self.count)
         self.count += len(dataset)
         self._next_part += 1

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from ase.neighborlist import primitive_neighbor_list
-from vesin import NeighborList as VesinList
 
 from distill.errors import CapacityError, UnsupportedStructureError
 from distill.neighbors.cell import heights, image_offsets, periodic_cell
@@ -73,6 +72,9 @@ def neighbor_table(
     if _is_too_elongated(wrapped, full_cell, periodic, cutoff):
         i, j, shifts = primitive_neighbor_list("ijS", periodic, full_cell, wrapped, cutoff)
     else:
+        # Imported here, because vesin imports torch where that is installed.
+        from vesin import NeighborList as VesinList
+
         search = VesinList(cutoff=cutoff, full_list=True, n_threads=1)
         i, j, shifts = search.compute(wrapped, full_cell, periodic, "ijS")
     i, j = i.astype(np.int64), j.astype(np.int64)

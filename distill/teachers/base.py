@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from ase import Atoms
@@ -31,6 +31,9 @@ class TeacherInfo:
         periodic: whether fully periodic structures are supported.
         partly_periodic: whether slabs and wires are supported.
         stress: whether the stress is available for periodic structures.
+        hessian: `exact` (second derivatives) or `numerical` (differences of forces): how
+            `Teacher.hvp` is computed.
+        conservative: whether forces are the gradient of the energy; None when unknown.
         licence: licence of the weights, or `unknown`.
     """
 
@@ -46,6 +49,8 @@ class TeacherInfo:
     partly_periodic: bool
     stress: bool
     licence: str
+    hessian: Literal["exact", "numerical"] = "numerical"
+    conservative: bool | None = None
 
     def provenance(self) -> dict[str, Any]:
         """JSON-serialisable record for datasets, bundles and certificates."""
@@ -53,6 +58,22 @@ class TeacherInfo:
         record["elements"] = [chemical_symbols[z] for z in self.elements]
         record["teacher"] = record.pop("name")
         return record
+
+
+@dataclass(frozen=True)
+class HessianProduct:
+    """Products of the Hessian of one structure with directions.
+
+    Attributes:
+        values: `[n, 3]` or `[k, n, 3]`, eV/Å² for a direction without unit.
+        error: estimate of the largest error of a component, eV/Å²: one number or `[k]`; zero for
+            exact products (whose rounding is that of the teacher's arithmetic).
+        exact: whether second derivatives were taken, not differences.
+    """
+
+    values: np.ndarray
+    error: np.ndarray
+    exact: bool
 
 
 @runtime_checkable
@@ -63,18 +84,21 @@ class Teacher(Protocol):
     def info(self) -> TeacherInfo:
         """Identity and capabilities."""
 
-    def label(self, structures: Sequence[Atoms]) -> Labels:
-        """Energies (eV), forces (eV/Å) and stress (eV/Å³) of a batch of structures."""
-
-
-class JaxTeacher(Teacher, Protocol):
-    """A teacher that computes in JAX: it can also drive MD on the device."""
-
     def label(self, structures: Sequence[Atoms], uncertainty: bool = False) -> Labels:
-        """As `Teacher.label`; with `uncertainty` also the spread of a committee's forces."""
+        """Energies (eV), forces (eV/Å) and stress (eV/Å³) of a batch of structures.
+
+        With `uncertainty` also the spread of a committee's forces, see `Labels.uncertainty`;
+        a teacher that is not a committee raises `ValueError`.
+        """
 
     def potential(self, atoms: Atoms) -> Potential:
-        """MD potential for structures like `atoms`."""
+        """MD potential for structures like `atoms`, for `distill.simulation`.
+
+        A teacher outside JAX is called back from the compiled loop.
+        """
+
+    def hvp(self, structure: Atoms, direction: np.ndarray) -> HessianProduct:
+        """Second derivatives of the energy times `direction` (`[n, 3]` or `[k, n, 3]`)."""
 
 
 def check_structures(info: TeacherInfo, structures: Sequence[Atoms]) -> None:

@@ -19,9 +19,11 @@ from distill.data.labels import Labels
 from distill.neighbors.capacity import bucket
 from distill.potential import Potential
 from distill.teachers._fennol_model import fennol_version, load_members
-from distill.teachers.base import TeacherInfo, check_structures
+from distill.teachers.base import HessianProduct, TeacherInfo, check_structures
 from distill.teachers.fennol_energy import FennolEnergy, FennolLists, minimum_image_holds
+from distill.teachers.fennol_hessian import FennolHessian
 from distill.teachers.fennol_labels import make_label_function
+from distill.teachers.hessian import directions_of, product_of
 
 MAX_GROWTHS = 8
 """Capacity growths after which a labelling call gives up (each grows at least by 20 %)."""
@@ -74,7 +76,10 @@ class FennolTeacher:
             partly_periodic=False,
             stress=True,
             licence=licence,
+            hessian="exact",
+            conservative=True,
         )
+        self._hessian = FennolHessian(self.energy_function, self.model.cutoff, dtype)
 
     @property
     def info(self) -> TeacherInfo:
@@ -144,6 +149,22 @@ class FennolTeacher:
             numbers=atoms.numbers,
             dtype=self.dtype,
         )
+
+    def hvp(self, structure: Atoms, direction: np.ndarray) -> HessianProduct:
+        """Exact second derivatives of the energy of `structure` times `direction`.
+
+        Args:
+            structure: isolated or fully periodic.
+            direction: `[n, 3]` or `[k, n, 3]`.
+
+        Raises:
+            UnknownElementError, UnsupportedStructureError: see `check_structures`.
+            ValueError: a direction of another shape.
+        """
+        check_structures(self.info, [structure])
+        directions, single = directions_of(structure, direction)
+        values = self._hessian(structure, directions)
+        return product_of(values, np.zeros(len(directions)), single, exact=True)
 
     def label(self, structures: Sequence[Atoms], uncertainty: bool = False) -> Labels:
         """Label a batch in one call; periodic and isolated structures may be mixed.

@@ -14,6 +14,7 @@ class PretrainedModel:
         folder: below the collection, and below `$DISTILL_MODELS/fennol`.
         files: file names and their SHA-256.
         url: of the folder, without a trailing slash.
+        elements: chemical symbols it was made for.
         licence: of the weights.
         reference: to cite.
     """
@@ -22,6 +23,7 @@ class PretrainedModel:
     folder: str
     files: dict[str, str]
     url: str
+    elements: str
     licence: str
     reference: str
 
@@ -46,6 +48,7 @@ FENNOL_MODELS = {
         folder="ANI/ANI1CCX",
         files={f"ani1ccx_model{i}.fnx": digest for i, digest in enumerate(_ANI1CCX)},
         url=f"{COLLECTION}/ANI/ANI1CCX",
+        elements="H C N O",
         licence="MIT",
         reference="J. S. Smith et al., Nat. Commun. 10, 2903 (2019)",
     ),
