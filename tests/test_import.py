@@ -98,6 +98,10 @@ def test_import_is_quick(tmp_path: Path) -> None:
     pytest.fail(f"import distill took {times} s")
 
 
+OWN_PROCESS = {"_ase_worker.py": ["os.environ[variable] = '1'"]}
+"""What a worker process, started for nothing else, may set for itself."""
+
+
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_source_has_no_global_side_effects(source: Path) -> None:
     """No settings, no environment, no pickle; what a user shares cannot hold code that runs."""
@@ -130,7 +134,7 @@ def test_source_has_no_global_side_effects(source: Path) -> None:
                 found.append(ast.unparse(node))
             case ast.keyword(arg="allow_pickle", value=ast.Constant(value=True)):
                 found.append(ast.unparse(node))
-    assert found == []
+    assert found == OWN_PROCESS.get(source.name, [])
 
 
 def sets_environment(target: ast.expr) -> bool:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import os
-import pickle
-from dataclasses import dataclass
+import threading
+import uuid
+from dataclasses import dataclass, field
 from importlib import metadata
 from typing import Any
 
@@ -22,10 +23,12 @@ class Recipe:
     Attributes:
         target: import path `module:Class`, or a factory or instance that pickles.
         parameters: constructor arguments.
+        key: unlike that of any other recipe.
     """
 
     target: Any
     parameters: tuple[tuple[str, Any], ...] = ()
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
 
     def make(self) -> Any:
         """A calculator.
@@ -92,8 +95,8 @@ def import_calculator(path: str) -> Any:
     return found
 
 
-_CALCULATORS: dict[bytes, Any] = {}
-"""Calculators of this process, by pickled recipe."""
+_CALCULATORS: dict[tuple[str, int], Any] = {}
+"""Calculators of this process, by recipe and thread: a calculator is not for two at once."""
 
 
 def start_worker() -> None:
@@ -102,15 +105,15 @@ def start_worker() -> None:
         os.environ[variable] = "1"
 
 
-def evaluate_pickled(recipe: bytes, atoms: Atoms, stress: bool | None) -> Outcome:
+def evaluate_recipe(recipe: Recipe, atoms: Atoms, stress: bool | None) -> Outcome:
     """Evaluate in a worker, which keeps one calculator for each recipe."""
-    if recipe not in _CALCULATORS:
+    key = recipe.key, threading.get_ident()
+    if key not in _CALCULATORS:
         try:
-            # Written by the process that asks, a moment ago.
-            _CALCULATORS[recipe] = pickle.loads(recipe).make()
+            _CALCULATORS[key] = recipe.make()
         except Exception as error:
             return Outcome(error=f"{type(error).__name__}: {error}")
-    return evaluate(_CALCULATORS[recipe], atoms, stress)
+    return evaluate(_CALCULATORS[key], atoms, stress)
 
 
 def evaluate(calculator: Any, atoms: Atoms, stress: bool | None) -> Outcome:

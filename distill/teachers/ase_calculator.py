@@ -7,11 +7,11 @@ import json
 import logging
 import multiprocessing
 import os
-import pickle
 from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor
 from dataclasses import dataclass
 from importlib import metadata
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from distill.teachers._ase_worker import (
     Outcome,
     Recipe,
     evaluate,
-    evaluate_pickled,
+    evaluate_recipe,
     gives_stress,
     start_worker,
 )
@@ -92,15 +92,16 @@ class AseTeacher:
         self._executor, self._timeout = executor, timeout
         self._pool: ProcessPoolExecutor | None = None
         self._n_workers = _cores() if n_workers is None else n_workers
+        self._recipe, self._travels = recipe, True
         try:
-            self._recipe: bytes | None = pickle.dumps(recipe)
+            ForkingPickler.dumps(recipe)
         except Exception as error:
             if executor is not None or n_workers:
                 raise ConfigError(
                     f"{calculator} cannot be sent to other processes ({error}): give an import "
                     "path or a function of a module, or n_workers=0"
                 ) from error
-            self._recipe = None
+            self._travels = False
         self.failures: list[Failure] = []
         version = _version(type(self._local).__module__)
         named = name or _name(calculator, parameters or {})
@@ -193,7 +194,7 @@ class AseTeacher:
 
     def _outcomes(self, structures: list[Atoms]) -> list[Outcome]:
         alone = len(structures) < 2 or self._n_workers == 0
-        if self._recipe is None or (self._executor is None and alone and self._timeout is None):
+        if not self._travels or (self._executor is None and alone and self._timeout is None):
             return [evaluate(self._local, atoms, self._stress) for atoms in structures]
         results: list[Outcome | None] = [None] * len(structures)
         waiting = list(range(len(structures)))
@@ -210,12 +211,13 @@ class AseTeacher:
     ) -> list[int]:
         """Evaluate `indices` in the workers; returns those that a dead process left undone."""
         executor = self._executor or self._own_pool()
-        recipe = self._recipe or b""
         undone: list[int] = []
         futures = {}
         for i in indices:
             try:
-                futures[i] = executor.submit(evaluate_pickled, recipe, structures[i], self._stress)
+                futures[i] = executor.submit(
+                    evaluate_recipe, self._recipe, structures[i], self._stress
+                )
             except BrokenExecutor:
                 undone.append(i)
         for i, future in futures.items():
