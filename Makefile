@@ -6,6 +6,8 @@
 
 PYTHON ?= python3
 VENV ?= .venv
+# What `make test` and `make lint` install; test,orb also runs the tests of Orb teachers (torch).
+EXTRAS ?= test
 ARGS ?=
 PYTEST_ARGS ?=
 # One worker per core, at most four: each holds its own JAX with its own compiled code.
@@ -56,7 +58,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing distill and its test tools into $(VENV) (a few minutes the first time)"
-	$(PIP) --editable ".[test]" --constraint constraints.txt
+	$(PIP) --editable ".[$(EXTRAS)]" --constraint constraints.txt
 	@touch $@ $(VENV)/.installed
 
 $(VENV)/.installed-docs: pyproject.toml constraints.txt | $(BIN)/python

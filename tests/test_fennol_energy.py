@@ -170,6 +170,7 @@ def test_cell_too_small_for_the_minimum_image_raises_the_flag(teacher):
     assert not teacher.energy_function(triclinic_cell()).minimum_image
 
 
+@pytest.mark.slow
 def test_simulation_grows_lists_that_overflow(teacher):
     atoms = cluster(1.5)
     potential = teacher.potential(atoms)
