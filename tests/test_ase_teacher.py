@@ -140,6 +140,29 @@ def test_executors_of_the_user(make):
     executor.shutdown()
 
 
+def test_threads_do_not_share_an_instance():
+    structures = [rattled(bulk("Cu", cubic=True), seed) for seed in range(16)]
+    expected = AseTeacher(EMT, n_workers=0).label(structures).energy
+    with ThreadPoolExecutor(4) as executor:
+        teacher = AseTeacher(EMT(), executor=executor)
+        np.testing.assert_allclose(teacher.label(structures).energy, expected, atol=1e-10)
+    assert teacher.failures == []
+
+
+def test_an_executor_that_breaks_is_reported():
+    executor = ProcessPoolExecutor(1, mp_context=get_context("spawn"))
+    with pytest.raises(TeacherError, match=r"executor .* broke"):
+        AseTeacher(SPRINGS, executor=executor).label(fated(None, "die", None))
+
+
+def test_identity_tells_settings_apart_and_stays():
+    plain, other = AseTeacher(EMT()), AseTeacher(EMT(asap_cutoff=True))
+    assert plain.info.weights_sha256 != other.info.weights_sha256
+    assert plain.info == AseTeacher(EMT()).info
+    factory = AseTeacher(SPRINGS, parameters={"k": 2.0, "label": None}).info
+    assert factory == AseTeacher(SPRINGS, parameters={"label": None, "k": 2.0}).info
+
+
 def test_labelling_flags_what_failed_and_goes_on(tmp_path):
     structures = fated(*[None] * 6)
     teacher = AseTeacher(FarIsBad, n_workers=0)
@@ -177,11 +200,11 @@ def test_names_that_are_wrong(name, error, message):
         load(name)
 
 
-def test_names_are_read_like_yaml():
-    name = "ase:tblite.ase:TBLite?method=GFN2-xTB&accuracy=0.1&verbosity=0&cache_api=false"
+def test_arguments_are_what_they_look_like():
+    name = "ase:tblite.ase:TBLite?method=GFN2-xTB&accuracy=1e-6&verbosity=0&cache_api=false&x=a: b"
     assert parse_ase_name(name) == (
         "tblite.ase:TBLite",
-        {"method": "GFN2-xTB", "accuracy": 0.1, "verbosity": 0, "cache_api": False},
+        {"method": "GFN2-xTB", "accuracy": 1e-6, "verbosity": 0, "cache_api": False, "x": "a: b"},
     )
 
 

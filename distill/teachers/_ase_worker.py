@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import os
 import threading
@@ -110,10 +111,16 @@ def evaluate_recipe(recipe: Recipe, atoms: Atoms, stress: bool | None) -> Outcom
     key = recipe.key, threading.get_ident()
     if key not in _CALCULATORS:
         try:
-            _CALCULATORS[key] = recipe.make()
+            # A copy: threads of this process would share an instance that was given.
+            _CALCULATORS[key] = copy.deepcopy(recipe.make())
         except Exception as error:
             return Outcome(error=f"{type(error).__name__}: {error}")
     return evaluate(_CALCULATORS[key], atoms, stress)
+
+
+def prepare(recipe: Recipe) -> None:
+    """Import the calculator's package in this process, which may take seconds."""
+    recipe.make()
 
 
 def evaluate(calculator: Any, atoms: Atoms, stress: bool | None) -> Outcome:

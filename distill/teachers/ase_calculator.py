@@ -8,14 +8,13 @@ import logging
 import multiprocessing
 import os
 from collections.abc import Mapping, Sequence
-from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor, wait
 from dataclasses import dataclass
 from importlib import metadata
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 import numpy as np
-import yaml
 from ase import Atoms
 
 from distill.data.labels import Labels
@@ -27,6 +26,7 @@ from distill.teachers._ase_worker import (
     evaluate,
     evaluate_recipe,
     gives_stress,
+    prepare,
     start_worker,
 )
 from distill.teachers.base import HessianProduct, TeacherInfo, check_structures
@@ -50,7 +50,8 @@ class AseTeacher:
 
     A structure for which the calculator raises, gives NaN, takes too long or kills its process
     gets NaN labels, a warning in the log and an entry in `failures`; the others are not touched
-    by it.
+    by it. Where a calculator has a free energy that is the label, because the forces are its
+    gradient. Some calculators print; most have an argument against it (tblite: `verbosity=0`).
 
     Args:
         calculator: import path `module:Class`, a function that makes a calculator, or one.
@@ -105,7 +106,9 @@ class AseTeacher:
         self.failures: list[Failure] = []
         version = _version(type(self._local).__module__)
         named = name or _name(calculator, parameters or {})
-        identity = json.dumps([named, sorted((parameters or {}).items()), version], default=str)
+        # An instance tells what it was made with by ASE's `parameters`.
+        settings = {**getattr(self._local, "parameters", {}), **(parameters or {})}
+        identity = json.dumps([named, settings, version], default=_plain, sort_keys=True)
         self._info = TeacherInfo(
             name=named,
             kind="ase",
@@ -178,7 +181,12 @@ class AseTeacher:
     def hvp(self, structure: Atoms, direction: np.ndarray) -> HessianProduct:
         """Second derivatives times `direction` `[n, 3]` or `[k, n, 3]`, by differences."""
         check_structures(self.info, [structure])
-        return numerical_hvp(self.label, structure, direction)
+        product = numerical_hvp(self.label, structure, direction)
+        if self.failures:
+            raise TeacherError(
+                f"{self.info.name} failed for a displaced structure: {self.failures[0].error}"
+            )
+        return product
 
     def close(self) -> None:
         """End the worker processes of the own pool; a later call starts new ones."""
@@ -232,6 +240,12 @@ class AseTeacher:
                 self._drop_pool()
             except Exception as error:
                 results[i] = Outcome(error=f"{type(error).__name__}: {error}")
+        if undone and self._executor is not None:
+            raise TeacherError(
+                f"the executor that {self.info.name} was given broke: a structure ended one of its "
+                "processes; make a new executor, or let the teacher use its own pool, which "
+                "recovers"
+            )
         if undone:
             self._drop_pool()
         return undone
@@ -240,9 +254,11 @@ class AseTeacher:
         if self._pool is None:
             # Never forked: JAX has threads, whose locks a forked child would inherit.
             context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(
-                max(self._n_workers, 1), mp_context=context, initializer=start_worker
-            )
+            count = max(self._n_workers, 1)
+            self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=start_worker)
+            if self._timeout is not None:
+                # Imports are not counted as time that a structure took.
+                wait([self._pool.submit(prepare, self._recipe) for _ in range(count)])
         return self._pool
 
     def _drop_pool(self) -> None:
@@ -259,18 +275,15 @@ class AseTeacher:
 def parse_ase_name(name: str) -> tuple[str, dict[str, Any]]:
     """Import path and arguments of `ase:<module>:<class>?argument=value&...`.
 
-    Values are read as YAML scalars, so that numbers and booleans are what they look like.
+    Values are what they look like: whole or other numbers, `true` or `false`, else text.
     """
     target, _, query = name.removeprefix("ase:").partition("?")
-    parameters = {}
+    parameters: dict[str, Any] = {}
     for pair in filter(None, query.split("&")):
         key, separator, text = pair.partition("=")
         if not separator or not key:
             raise ConfigError(f"teacher {name!r}: {pair!r} is not argument=value")
-        value = yaml.safe_load(text) if text else ""
-        if value is not None and not isinstance(value, (bool, int, float, str)):
-            raise ConfigError(f"teacher {name!r}: {key} must be a number, true, false or text")
-        parameters[key] = value
+        parameters[key] = _scalar(text)
     return target, parameters
 
 
@@ -295,6 +308,25 @@ def _name(calculator: Any, parameters: Mapping[str, Any]) -> str:
         path = f"{kind.__module__}:{kind.__qualname__}"
     query = "&".join(f"{key}={value}" for key, value in sorted(parameters.items()))
     return f"ase:{path}" + (f"?{query}" if query else "")
+
+
+def _plain(value: Any) -> Any:
+    """An argument as JSON; of an object only what is the same in every process."""
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return f"{type(value).__module__}.{type(value).__qualname__}"
+
+
+def _scalar(text: str) -> Any:
+    """The number, true or false that `text` looks like, else the text."""
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    for kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            continue
+    return text
 
 
 def _version(module: str) -> str:
