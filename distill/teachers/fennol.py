@@ -17,6 +17,7 @@ from ase import Atoms
 
 from distill.data.labels import Labels
 from distill.neighbors.capacity import bucket
+from distill.neighbors.cell import heights
 from distill.potential import Potential
 from distill.teachers._fennol_model import fennol_version, load_members
 from distill.teachers.base import HessianProduct, TeacherInfo, check_structures
@@ -232,7 +233,10 @@ class FennolTeacher:
     def _batch_inputs(self, batch: Sequence[Atoms], periodic: bool) -> dict[str, Any]:
         """Concatenated structures, padded the way FeNNol's own atom padding does it."""
         sizes = [len(a) for a in batch]
-        n_atoms, n_systems = bucket(sum(sizes) + 1), bucket(len(batch) + 1)
+        n_systems = bucket(len(batch) + 1)
+        # One structure again and again is the case of a calculator: little padding, because each
+        # padding atom costs as much as a real one. Batches share few sizes instead.
+        n_atoms = bucket(sum(sizes) + 1) if len(batch) > 1 else 8 * (sizes[0] // 8 + 1)
         extra = n_atoms - sum(sizes)
         natoms = np.zeros(n_systems, np.int32)
         natoms[: len(batch)] = sizes
@@ -256,6 +260,6 @@ class FennolTeacher:
             cells[: len(batch)] = [a.cell.array for a in batch]
             inputs["cells"] = cells.astype(self.dtype)
             inputs["reciprocal_cells"] = np.linalg.inv(cells).astype(self.dtype)
-            if all(bool(minimum_image_holds(cell, self.model.cutoff)) for cell in cells):
+            if all(heights(a.cell.array).min() >= 2.0 * self.model.cutoff for a in batch):
                 inputs["flags"] = {"minimum_image": None}
         return inputs
