@@ -24,8 +24,11 @@ from ase.data import atomic_numbers
 from distill.errors import DistillError, MissingDependencyError
 from distill.units import HARTREE
 
-CAPACITY_MARGIN = 1.2
+CAPACITY_MARGIN = 1.1
 """Factor on every capacity found on the host, so that small changes need no recompilation."""
+
+GROWTH = 1.2
+"""Factor by which capacities grow after an overflow at positions that are not known."""
 
 
 _CAPACITIES = {"npairs", "npairs_noself", "nangles", "max_neigh", "nshifts_pbc", "nvec_pbc"}
@@ -169,7 +172,7 @@ def _with_margin(state: Any, enlarge: bool) -> Any:
             changed["nblist_mult_size"] = CAPACITY_MARGIN
         if enlarge:
             for name in _CAPACITIES & set(layer):
-                changed[name] = int(CAPACITY_MARGIN * layer[name]) + 1
+                changed[name] = int(GROWTH * layer[name]) + 1
         layers.append(type(state)(changed))
     return type(state)({**state, "layers_state": tuple(layers)})
 

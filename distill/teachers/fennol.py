@@ -27,7 +27,7 @@ from distill.teachers.fennol_labels import make_label_function
 from distill.teachers.hessian import directions_of, product_of
 
 MAX_GROWTHS = 8
-"""Capacity growths after which a labelling call gives up (each grows at least by 20 %)."""
+"""Capacity growths after which a labelling call gives up."""
 
 
 class FennolTeacher:
@@ -90,7 +90,7 @@ class FennolTeacher:
     def energy_function(self, atoms: Atoms) -> FennolEnergy:
         """Pure energy for structures like `atoms`: same elements in the same order.
 
-        Capacities have a margin of 20 % over `atoms`; call again with the crowded structure when
+        Capacities have a margin of 10 % over `atoms`; call again with the crowded structure when
         they overflow.
 
         Raises:
