@@ -76,12 +76,17 @@ def size_table(records: Records) -> str:
                 continue
             low, high = record["spread"]
             cells.append(
-                f"{record['value']:.3g} ms ({low:.3g} to {high:.3g}), "
+                f"{digits(record['value'])} ms ({digits(low)} to {digits(high)}), "
                 f"{memory[subject, case]:.0f} MiB"
             )
         count = f"{parameters[subject]:,.0f}" if parameters.get(subject) else ""
         lines.append(f"| `{subject}` | {count} | " + " | ".join(cells) + " |")
     return "\n".join(lines + ["", origin(list(times.values()))])
+
+
+def digits(value: float) -> str:
+    """Three digits, without an exponent."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def comparison_table(records: Records) -> str:

@@ -19,8 +19,10 @@ from ase.build import bulk, fcc111, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.fd import calculate_numerical_forces, calculate_numerical_stress
 from ase.md.langevin import Langevin
+from ase.md.nptberendsen import NPTBerendsen
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
+from ase.phonons import Phonons
 from builders import random_rotation, small_student, water_box
 
 from distill.calculators import StudentCalculator, TeacherCalculator
@@ -336,3 +338,30 @@ def test_the_name_gives_the_same_teacher_again(subject, calculator):
     names = record["teacher"]
     if info.kind == "ase":
         assert load(names).info == info
+
+
+def test_constant_pressure_and_phonons(subject, calculator, tmp_path):
+    """ASE's own drivers that use stress and displaced copies."""
+    if subject.slow:
+        pytest.skip("seconds for each of a hundred calls")
+    atoms = crystal(subject)
+    atoms.calc = calculator
+    set_velocities(atoms, 50, np.random.default_rng(4))
+    volume = atoms.get_volume()
+    NPTBerendsen(
+        atoms,
+        0.5 * units.fs,
+        temperature_K=50,
+        pressure_au=0.0,
+        compressibility_au=4.5e-5 / units.bar,
+        taup=500 * units.fs,
+        taut=100 * units.fs,
+    ).run(5)
+    assert np.isfinite(atoms.get_stress()).all() and atoms.get_volume() != volume
+    cell = crystal(subject)
+    phonons = Phonons(cell, calculator, supercell=(1, 1, 1), delta=0.01, name=str(tmp_path / "p"))
+    phonons.run()
+    phonons.read(acoustic=True)
+    frequencies = phonons.band_structure([[0, 0, 0]])[0]
+    assert np.isfinite(frequencies).all()
+    assert np.sort(np.abs(frequencies))[:3].max() < 2e-3, "three translations cost nothing, eV"

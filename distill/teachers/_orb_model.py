@@ -320,10 +320,12 @@ def predict(model: OrbModel, graphs: Any) -> dict[str, Any]:
             out = network.predict(graphs)
         names = "energy", "forces"
         stress = "stress" if network.has_stress else None
-    result = {"energy": out[names[0]].detach(), "forces": out[names[1]].detach()}
+    found = {"energy": out[names[0]], "forces": out[names[1]]}
     if stress is not None:
-        result["stress"] = out[stress].detach()
-    return result
+        found["stress"] = out[stress]
+    # Release 0.7 promotes some results.
+    dtype = torch_dtype(model.dtype)
+    return {name: tensor.detach().to(dtype) for name, tensor in found.items()}
 
 
 def hessian_products(model: OrbModel, graphs: Any, directions: Sequence[Any]) -> list[Any]:
