@@ -13,7 +13,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import resource
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -25,10 +24,9 @@ import numpy as np
 from ase import Atoms
 from ase.build import molecule
 
-from distill.config import parse_command_line
-from distill.errors import DistillError
 from distill.evaluation.results import Figure, record_figures
 from quickstart import resolve_teacher
+from script import run_script
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
@@ -58,15 +56,7 @@ class BenchmarkConfig:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure and record; returns the exit status."""
-    config, _ = parse_command_line(
-        BenchmarkConfig, None, argv, description=__doc__, smoke_overrides=SMOKE
-    )
-    try:
-        run(config)
-    except DistillError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_script(BenchmarkConfig, run, argv, description=__doc__, smoke_overrides=SMOKE)
 
 
 def run(config: BenchmarkConfig) -> None:

@@ -17,14 +17,14 @@ import numpy as np
 from ase.build import molecule
 
 from distill import teachers
-from distill.config import parse_command_line
 from distill.data import Dataset, HessianConfig, flag_summary, label_structures, load
 from distill.data import read_structures as read_file
 from distill.data.flags import MAX_FORCE
-from distill.errors import ConfigError, DistillError
+from distill.errors import ConfigError
 from distill.sampling import rattle
 from distill.teachers.listing import format_teachers, list_teachers
 from quickstart import resolve_teacher
+from script import run_script
 
 SMOKE = ("structures=CH3CH2OH", "rattled=8", "output=runs/smoke/labels.h5", "batch_size=4")
 
@@ -62,15 +62,7 @@ def main(argv: list[str] | None = None) -> int:
     if "--list-teachers" in arguments:
         print(format_teachers(list_teachers()))
         return 0
-    config, _ = parse_command_line(
-        LabelConfig, None, arguments, description=__doc__, smoke_overrides=SMOKE
-    )
-    try:
-        run(config)
-    except DistillError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_script(LabelConfig, run, arguments, description=__doc__, smoke_overrides=SMOKE)
 
 
 def run(config: LabelConfig) -> Dataset:

@@ -13,7 +13,6 @@ Needs the extra `orb`. A run that was interrupted continues where it stopped.
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,9 +29,9 @@ from matplotlib.figure import Figure
 from compact_orb_training import OrbTrainingConfig, set_scales, train
 from distill import teachers
 from distill.calculators import OrbTeacherCalculator
-from distill.config import config_to_dict, load_config, parse_command_line, save_config
+from distill.config import config_to_dict, load_config, save_config
 from distill.data import Dataset, label_structures, load, save, split_by_trajectory
-from distill.errors import ConfigError, DistillError
+from distill.errors import ConfigError
 from distill.evaluation import Accuracy, measure_accuracy
 from distill.evaluation.environment import describe_environment
 from distill.evaluation.plots import plot_force_parity
@@ -40,6 +39,7 @@ from distill.sampling import MDSamplingConfig, sample_by_md
 from distill.teachers._orb_model import load_network
 from distill.teachers.weights import file_sha256
 from quickstart import read_structure, resolve_teacher
+from script import run_script
 
 HERE = Path(__file__).resolve().parent
 ARCHITECTURE = "orb_v3_conservative_architecture"
@@ -95,15 +95,7 @@ class CompactOrbConfig:
 
 def main(argv: list[str] | None = None) -> int:
     """Run all steps; returns the exit status."""
-    config, _ = parse_command_line(
-        CompactOrbConfig, None, argv, description=__doc__, smoke_overrides=SMOKE
-    )
-    try:
-        run(config)
-    except DistillError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_script(CompactOrbConfig, run, argv, description=__doc__, smoke_overrides=SMOKE)
 
 
 def run(config: CompactOrbConfig) -> None:

@@ -21,9 +21,9 @@ from ase import Atoms
 from ase.build import molecule
 
 from distill import teachers
-from distill.config import config_to_dict, load_config, parse_command_line, save_config
+from distill.config import config_to_dict, load_config, save_config
 from distill.data import Dataset, flag_summary, label_structures, load, save, split_by_trajectory
-from distill.errors import BundleError, ConfigError, DistillError
+from distill.errors import BundleError, ConfigError
 from distill.evaluation import (
     compare_md_speed,
     make_certificate,
@@ -45,21 +45,14 @@ from distill.students import (
 from distill.teachers import Teacher
 from distill.training import fit, read_metrics
 from quickstart_config import SMOKE, QuickstartConfig
+from script import run_script
 
 HERE = Path(__file__).resolve().parent
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run the job; returns the exit status."""
-    config, _ = parse_command_line(
-        QuickstartConfig, None, argv, description=__doc__, smoke_overrides=SMOKE
-    )
-    try:
-        run(config)
-    except DistillError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_script(QuickstartConfig, run, argv, description=__doc__, smoke_overrides=SMOKE)
 
 
 def run(config: QuickstartConfig) -> dict[str, Any]:
