@@ -11,7 +11,7 @@ from ase import Atoms
 from distill.data import Dataset
 from distill.potential import Potential
 from distill.sampling.rattle import rattle
-from distill.simulation import MDConfig, run_md
+from distill.simulation import MDConfig, relax, run_md
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,7 @@ class MDSamplingConfig:
         timestep: fs.
         friction: 1/fs.
         rattle: Å, standard deviation of the displacements that part the replicas at the start.
+        relaxation_steps: steps downhill before, for starts with close contacts (packed liquids).
         seed: of displacements, velocities and noise.
     """
 
@@ -38,6 +39,7 @@ class MDSamplingConfig:
     timestep: float = 0.5
     friction: float = 0.02
     rattle: float = 0.03
+    relaxation_steps: int = 0
     seed: int = 0
 
 
@@ -47,6 +49,7 @@ def sample_by_md(
     config: MDSamplingConfig,
     *,
     name: str = "teacher_md",
+    system: str | None = None,
     progress: bool = True,
 ) -> Dataset:
     """Run Langevin MD from `atoms` and keep frames, each replica a trajectory of its own.
@@ -56,10 +59,12 @@ def sample_by_md(
         atoms: start, near a minimum.
         config: settings.
         name: origin recorded with each structure, followed by the temperature.
+        system: first part of the names of the trajectories; the formula by default.
         progress: show bars.
 
     Returns:
-        Unlabelled structures; trajectories are called `<formula>-<temperature>K-r<replica>`.
+        Unlabelled structures; trajectories are called `<system>-<temperature>K-r<replica>`. The
+        parent of a frame is the one before it in its trajectory.
 
     Raises:
         SimulationError: the potential let the system explode.
@@ -70,12 +75,17 @@ def sample_by_md(
     structures: list[Atoms] = []
     trajectories: list[str] = []
     origins: list[str] = []
+    parents: list[int] = []
     for number, temperature in enumerate(config.temperatures):
         seed = config.seed + 1000 * number
-        start = rattle([atoms] * config.replicas, config.rattle, seed)
+        start = np.stack(
+            [a.positions for a in rattle([atoms] * config.replicas, config.rattle, seed)]
+        )
+        if config.relaxation_steps:
+            start = relax(potential, start, config.relaxation_steps).positions
         run = run_md(
             potential,
-            np.stack([a.positions for a in start]),
+            start,
             MDConfig(
                 ensemble="nvt_langevin",
                 timestep=config.timestep,
@@ -91,11 +101,13 @@ def sample_by_md(
         )
         kept = run.frames.positions[skipped:]
         for replica in range(config.replicas):
+            first = len(structures)
             structures.extend(_with_positions(atoms, kept[:, replica]))
-            label = f"{atoms.get_chemical_formula()}-{temperature:.0f}K-r{replica}"
+            parents.extend([-1, *range(first, first + len(kept) - 1)])
+            label = f"{system or atoms.get_chemical_formula()}-{temperature:.0f}K-r{replica}"
             trajectories.extend([label] * len(kept))
             origins.extend([f"{name}:{temperature:.0f}K"] * len(kept))
-    return Dataset.from_structures(structures, trajectories, origins)
+    return Dataset.from_structures(structures, trajectories, origins, parent=parents)
 
 
 def _with_positions(atoms: Atoms, positions: np.ndarray) -> list[Atoms]:

@@ -97,7 +97,7 @@ def run_md(
         raise SimulationError("initial positions are NaN or infinite")
     replicas = positions.ndim == 3
     start, block = make_block(potential, config, replicas)
-    neighbors = _allocate(potential, positions, None, replicas)
+    neighbors = allocate_lists(potential, positions, None, replicas)
     key = jax.random.PRNGKey(config.seed)
     if replicas:
         key = jax.random.split(key, len(positions))
@@ -117,7 +117,7 @@ def run_md(
                 reallocations += 1
                 # The last good positions tell nothing of the crowding to come: the old capacity
                 # plus one forces the next size of the ladder.
-                neighbors = _allocate(potential, state.position, new_neighbors, replicas)
+                neighbors = allocate_lists(potential, state.position, new_neighbors, replicas)
             else:
                 # Lost atoms make every list look too old: say what really happened.
                 _require_finite(_to_frames(records, potential, config, done), replicas)
@@ -191,7 +191,7 @@ def make_block(
     return jax.jit(start_many), jax.jit(many, static_argnums=2)
 
 
-def _allocate(potential: Potential, positions: Any, previous: Any, replicas: bool) -> Any:
+def allocate_lists(potential: Potential, positions: Any, previous: Any, replicas: bool) -> Any:
     """Lists for `positions`, larger than `previous` if there is one; one each for replicas."""
     if not replicas:
         return potential.allocate(positions, previous)

@@ -1,0 +1,91 @@
+"""What is sampled: starting structures from a configuration, each with a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ase import Atoms
+
+from distill.errors import ConfigError
+from distill.sampling.packing import make_crystal, pack_liquid, read_structure
+
+
+@dataclass(frozen=True)
+class LiquidConfig:
+    """Packed boxes of a molecular liquid.
+
+    Attributes:
+        molecules: names or files, and how many of each in a box.
+        densities: g/cm³, one or more boxes at each.
+        boxes: different packings per density.
+    """
+
+    molecules: dict[str, int] = field(default_factory=dict)
+    densities: tuple[float, ...] = (1.0,)
+    boxes: int = 1
+
+
+@dataclass(frozen=True)
+class CrystalConfig:
+    """Supercells of a crystal.
+
+    Attributes:
+        structure: file with the cell, or an element.
+        repeats: cells along each lattice vector.
+        strains: isotropic strains, one supercell for each.
+    """
+
+    structure: str = ""
+    repeats: tuple[int, int, int] = (1, 1, 1)
+    strains: tuple[float, ...] = (0.0,)
+
+
+@dataclass(frozen=True)
+class SystemConfig:
+    """Exactly one of the three.
+
+    Attributes:
+        structure: a molecule of `ase.build.molecule` or a file, as it is.
+        liquid: packed boxes.
+        crystal: supercells.
+        seed: of the packing.
+    """
+
+    structure: str | None = None
+    liquid: LiquidConfig | None = None
+    crystal: CrystalConfig | None = None
+    seed: int = 0
+
+
+def make_systems(config: SystemConfig) -> dict[str, Atoms]:
+    """Starting structures by name, which says how each was made.
+
+    Raises:
+        ConfigError: none or several kinds are given, or a structure is unknown.
+        UnsupportedStructureError: a liquid cannot be packed.
+    """
+    given = [x for x in (config.structure, config.liquid, config.crystal) if x is not None]
+    if len(given) != 1:
+        raise ConfigError("give exactly one of structure, liquid and crystal")
+    if config.structure is not None:
+        return {Path(config.structure).stem: read_structure(config.structure)}
+    if config.liquid is not None:
+        liquid = config.liquid
+        content = "-".join(f"{count}{Path(name).stem}" for name, count in liquid.molecules.items())
+        return {
+            f"{content}-{density:g}gcc-b{config.seed + box}": pack_liquid(
+                liquid.molecules, density, seed=config.seed + box
+            )
+            for density in liquid.densities
+            for box in range(liquid.boxes)
+        }
+    assert config.crystal is not None
+    crystal = config.crystal
+    size = "x".join(map(str, crystal.repeats))
+    return {
+        f"{Path(crystal.structure).stem}-{size}-strain{strain:g}": make_crystal(
+            crystal.structure, crystal.repeats, strain
+        )
+        for strain in crystal.strains
+    }
