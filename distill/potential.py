@@ -4,7 +4,8 @@ A strictly local model is a function of the displacements to the neighbours,
 `atomic_energy(displacements [N, K, 3], neighbor_species [N, K], mask [N, K], species [N]) -> [N]`.
 Its gradient with respect to the displacements, `g_ik`, is taken once; then
 `F_i = sum_k g_ik - sum over pairs (j, k) that point at i of g_jk` and
-`virial = sum r ⊗ g`, which is dE/dstrain.
+`virial = sum r ⊗ g`, which is dE/dstrain. The same holds for a model that passes messages, which
+takes the indices of the neighbours besides and is evaluated on all rows at once.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 from ase import Atoms
 
 from distill.graph import PADDING_DISTANCE, Graph, displacements, neighbor_species, sum_per_system
-from distill.kernels import AtomicEnergy, Kernel, reference
+from distill.kernels import Kernel, reference
 from distill.neighbors.device import NeighborList, neighbor_list
 
 __all__ = ["Evaluation", "Potential", "evaluate", "hessian_vector_product", "local_potential"]
@@ -53,10 +54,24 @@ def assemble_forces(gradients: jax.Array, neighbors: jax.Array) -> jax.Array:
     return gradients.sum(1).at[neighbors].add(-gradients, mode="drop")
 
 
-def evaluate(atomic_energy: AtomicEnergy, graph: Graph, kernel: Kernel = reference) -> Evaluation:
-    """Energy, forces and virial of every system in `graph` from one differentiation."""
+def evaluate(
+    atomic_energy: Callable[..., jax.Array],
+    graph: Graph,
+    kernel: Kernel = reference,
+    *,
+    message_passing: bool = False,
+) -> Evaluation:
+    """Energy, forces and virial of every system in `graph` from one differentiation.
+
+    Args:
+        atomic_energy: an `AtomicEnergy`, with the neighbours `[N, K]` as a fifth argument if it
+            passes messages.
+        graph: padded.
+        kernel: how the rows of a strictly local model are evaluated.
+        message_passing: whether rows depend on each other; `kernel` is not used then.
+    """
     vectors = displacements(graph)
-    energies, gradients = kernel(
+    energies, gradients = _kernel(kernel, message_passing, graph.neighbors)(
         atomic_energy, vectors, neighbor_species(graph), graph.pair_mask, graph.species
     )
     real = graph.atom_mask & graph.system_mask[graph.system]
@@ -71,6 +86,18 @@ def evaluate(atomic_energy: AtomicEnergy, graph: Graph, kernel: Kernel = referen
         virial=sum_per_system(virials, graph),
         per_atom_energy=energies,
     )
+
+
+def _kernel(kernel: Kernel, message_passing: bool, neighbors: jax.Array) -> Kernel:
+    if not message_passing:
+        return kernel
+    # Padding slots may point anywhere inside: their messages are masked.
+    inside = jnp.minimum(neighbors, len(neighbors) - 1)
+
+    def whole(atomic_energy: Callable[..., jax.Array], *rows: Any) -> tuple[jax.Array, jax.Array]:
+        return reference(lambda *given: atomic_energy(*given, inside), *rows)
+
+    return whole
 
 
 def hessian_vector_product(
@@ -123,7 +150,7 @@ class Potential:
 
 
 def local_potential(
-    atomic_energy: AtomicEnergy,
+    atomic_energy: Callable[..., jax.Array],
     atoms: Atoms,
     species: np.ndarray,
     cutoff: float,
@@ -131,8 +158,9 @@ def local_potential(
     skin: float = 0.5,
     dtype: Any = np.float32,
     kernel: Kernel = reference,
+    message_passing: bool = False,
 ) -> Potential:
-    """MD potential of a strictly local model for structures like `atoms`, its cell fixed.
+    """MD potential of a model of rows for structures like `atoms`, its cell fixed.
 
     Args:
         atomic_energy: the model with its parameters bound.
@@ -142,6 +170,7 @@ def local_potential(
         skin: extra radius of the list in Å; it is rebuilt only when an atom moved far enough.
         dtype: precision of the simulation.
         kernel: how rows are evaluated, see `distill.kernels`.
+        message_passing: see `evaluate`.
     """
     lists = neighbor_list(np.asarray(atoms.cell.array), atoms.pbc, cutoff, skin=skin)
     cell = jnp.asarray(atoms.cell.array, dtype)
@@ -164,7 +193,8 @@ def local_potential(
         far = jnp.asarray([PADDING_DISTANCE, 0, 0], positions.dtype)
         vectors = jnp.where(mask[..., None], vectors, far)
         others = jnp.where(mask, species_on_device.at[neighbors.neighbors].get(mode="clip"), 0)
-        energies, gradients = kernel(atomic_energy, vectors, others, mask, species)
+        evaluated = _kernel(kernel, message_passing, neighbors.neighbors)
+        energies, gradients = evaluated(atomic_energy, vectors, others, mask, species)
         return energies.sum(), assemble_forces(gradients, neighbors.neighbors)
 
     def overflow(neighbors: NeighborList, positions: jax.Array) -> jax.Array:

@@ -42,6 +42,7 @@ class LabelConfig:
         batch_size: structures per call of the teacher.
         max_force: eV/Å, structures with longer forces are flagged.
         hessian: which Hessian-vector products are labelled too; none by default.
+        uncertainty: store the spread of a committee's forces too.
         seed: of the displacements.
     """
 
@@ -53,6 +54,7 @@ class LabelConfig:
     batch_size: int = 32
     max_force: float = MAX_FORCE
     hessian: HessianConfig | None = field(default=None)
+    uncertainty: bool = False
     seed: int = 0
 
 
@@ -77,6 +79,7 @@ def run(config: LabelConfig) -> Dataset:
         batch_size=config.batch_size,
         max_force=config.max_force,
         hessian=config.hessian,
+        uncertainty=config.uncertainty,
     )
     print(f"{config.output}: " + ", ".join(f"{k} {v}" for k, v in flag_summary(dataset).items()))
     return dataset

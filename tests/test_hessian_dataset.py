@@ -165,7 +165,7 @@ def test_damaged_and_edited_files_are_refused(tmp_path):
     edited("product 0 has error", set_value("error", 0.1))
     edited("expected", set_value("atoms", 3))
     edited("ascending", set_value("structure", 2))
-    edited("update distill", lambda file: file.attrs.__setitem__("format_version", 3))
+    edited("update distill", lambda file: file.attrs.__setitem__("format_version", 4))
 
 
 def test_units_are_converted(tmp_path):

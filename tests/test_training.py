@@ -18,11 +18,11 @@ from distill.errors import DatasetError, TrainingError
 from distill.students import Student, StudentSpec, initialise_student
 from distill.training import LossConfig, TrainingConfig, fit, read_metrics
 from distill.training.losses import weighted_loss
+from distill.training.schedules import controls_at, learning_rate
 from distill.training.step import (
     initial_state,
     make_evaluation_step,
     make_optimizer,
-    make_schedule,
     make_train_step,
 )
 
@@ -90,7 +90,7 @@ class _Stop(Exception):
 
 
 def _stop_at(step: int) -> Any:
-    def stop(done: int) -> None:
+    def stop(done: int, metrics: dict[str, float]) -> None:
         if done == step:
             raise _Stop
 
@@ -160,12 +160,12 @@ def test_each_term_of_the_loss_can_be_learnt_alone(dataset, student, name):
     config = replace(QUICK, max_steps=60, loss=weights)
     optimizer = make_optimizer(config)
     statistics = student.variables["statistics"]
-    step = make_train_step(student.module, statistics, optimizer, weights, 0.9)
+    step = make_train_step(student.module, statistics, optimizer, config)
     loader = GraphLoader(dataset, TRAIN, 3.5, (29,), 16, atomic_energies=student.reference_energies)
     state = initial_state(student.variables["params"], optimizer)
     losses = []
     for number in range(60):
-        state, metrics = step(state, loader.batch(number))
+        state, metrics = step(state, loader.batch(number), controls_at(config, number))
         losses.append(float(metrics["loss"]))
     assert losses[-1] < 0.7 * losses[0]
     assert step._cache_size() == len(loader.plan.buckets) == 1
@@ -203,7 +203,7 @@ def test_padding_counts_nowhere(dataset, student):
 
 
 def test_schedule_rises_and_falls():
-    schedule = make_schedule(replace(QUICK, max_steps=100, warmup_steps=10))
-    rates = [float(schedule(step)) for step in (0, 10, 100)]
+    config = replace(QUICK, max_steps=100, warmup_steps=10)
+    rates = [learning_rate(config, step) for step in (0, 10, 100)]
     assert rates[0] < rates[1] == pytest.approx(1e-2)
     assert rates[2] == pytest.approx(1e-2 * QUICK.final_learning_rate)

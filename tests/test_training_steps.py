@@ -23,6 +23,7 @@ from distill.errors import TrainingError
 from distill.students import Student, StudentSpec, initialise_student
 from distill.training import TrainingConfig, fit, read_metrics
 from distill.training.checkpoints import Checkpoints
+from distill.training.schedules import controls_at
 from distill.training.step import initial_state, make_optimizer, make_train_step
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -57,12 +58,10 @@ def make_student(dataset: Dataset) -> Student:
 def steps_of(student: Student, config: TrainingConfig, batches: list[Any]) -> tuple[Any, list[Any]]:
     """The step function, and the states after each batch."""
     optimizer = make_optimizer(config)
-    step = make_train_step(
-        student.module, student.variables["statistics"], optimizer, config.loss, config.ema_decay
-    )
+    step = make_train_step(student.module, student.variables["statistics"], optimizer, config)
     states = [initial_state(student.variables["params"], optimizer)]
-    for batch in batches:
-        states.append(step(states[-1], batch)[0])
+    for number, batch in enumerate(batches):
+        states.append(step(states[-1], batch, controls_at(config, number))[0])
     return step, states
 
 
@@ -144,7 +143,7 @@ class _Stop(Exception):
     pass
 
 
-def _stop(step: int) -> None:
+def _stop(step: int, metrics: dict[str, float]) -> None:
     raise _Stop
 
 

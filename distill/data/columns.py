@@ -27,6 +27,14 @@ COLUMNS: dict[str, tuple[Any, tuple[int, ...], bool]] = {
 }
 """Data type, trailing shape, and whether there is one row per atom, of each column."""
 
+EXTRA_COLUMNS: dict[str, tuple[Any, tuple[int, ...], bool]] = {
+    "per_atom_energy": (np.float64, (), True),
+    "uncertainty": (np.float64, (), True),
+}
+"""Columns that few teachers give, NaN where they do not; files without them stay as they were."""
+
+ALL_COLUMNS = {**COLUMNS, **EXTRA_COLUMNS}
+
 
 def check_geometry(dataset: Dataset) -> None:
     """Refuse structures without atoms, with impossible atoms or without the cell they need.

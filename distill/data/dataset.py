@@ -14,7 +14,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
-from distill.data.columns import COLUMNS, check_geometry
+from distill.data.columns import ALL_COLUMNS, COLUMNS, EXTRA_COLUMNS, check_geometry
 from distill.data.hessian import PRODUCT_COLUMNS, HessianProducts
 from distill.data.labels import Labels
 from distill.errors import DatasetError
@@ -53,6 +53,9 @@ class Dataset:
         units: see `make_units`; eV and Å unless a dataset was made in others on purpose.
         hessian: Hessian-vector products of some of the structures, in energy/length²; None when
             none were taken.
+        per_atom_energy: `[A]` float64, NaN where the teacher has none; they add up to the energy.
+        uncertainty: `[A]` float64, the teacher's own for the force on an atom (the root of the
+            summed variances of its components over a committee), NaN where it has none.
 
     Raises:
         DatasetError: shapes that disagree, non-finite geometry, a periodic direction without
@@ -75,10 +78,15 @@ class Dataset:
     provenance: dict[str, Any] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=make_units)
     hessian: HessianProducts | None = None
+    per_atom_energy: np.ndarray = None  # type: ignore[assignment]
+    uncertainty: np.ndarray = None  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
         count, atoms = len(self.n_atoms), int(np.sum(self.n_atoms))
-        for name, (dtype, width, per_atom) in COLUMNS.items():
+        for name in EXTRA_COLUMNS:
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, np.full(atoms, np.nan))
+        for name, (dtype, width, per_atom) in ALL_COLUMNS.items():
             values = np.asarray(getattr(self, name), dtype)
             shape = (atoms if per_atom else count, *width)
             if values.shape != shape:
@@ -127,12 +135,21 @@ class Dataset:
             text = "\0".join(values.tolist()).encode() if dtype is np.str_ else values.tobytes()
             digest.update(f"{name}:{len(text)}:".encode())
             digest.update(text)
+        for name in self.extra_columns:
+            values = getattr(self, name).tobytes()
+            digest.update(f"{name}:{len(values)}:".encode())
+            digest.update(values)
         # nothing is added without products, so that older datasets keep their hash
         for name in PRODUCT_COLUMNS if self.hessian is not None else ():
             values = np.ascontiguousarray(getattr(self.hessian, name)).tobytes()
             digest.update(f"hessian/{name}:{len(values)}:".encode())
             digest.update(values)
         return digest.hexdigest()
+
+    @property
+    def extra_columns(self) -> list[str]:
+        """Those of `EXTRA_COLUMNS` that hold any number."""
+        return [name for name in EXTRA_COLUMNS if not np.isnan(getattr(self, name)).all()]
 
     def rows(self, index: int) -> slice:
         """Atom rows of structure `index`."""
@@ -167,7 +184,7 @@ class Dataset:
         atom_rows = np.repeat(first, n_atoms) + np.arange(n_atoms.sum())
         columns = {
             name: getattr(self, name)[atom_rows if per_atom else taken]
-            for name, (_, _, per_atom) in COLUMNS.items()
+            for name, (_, _, per_atom) in ALL_COLUMNS.items()
         }
         renumbered = np.full(len(self) + 1, -1, np.int64)
         renumbered[taken] = np.arange(len(taken))
@@ -187,7 +204,6 @@ class Dataset:
         """The same structures with `labels` (eV, Å).
 
         `flag`, `provenance` and `hessian` replace the old ones; what is not given is kept.
-        Per-atom energies and uncertainties are not kept.
 
         Raises:
             DatasetError: labels whose number or shapes do not fit the structures.
@@ -202,6 +218,12 @@ class Dataset:
                 f"{np.shape(labels.energy)}, {len(shapes)} arrays of forces"
             )
         undefined = np.full((len(self), 3, 3), np.nan)
+        extra: dict[str, Any] = {}
+        for name in EXTRA_COLUMNS:
+            own = getattr(labels, name)
+            if own is not None and [len(x) for x in own] != self.n_atoms.tolist():
+                raise DatasetError(f"labels do not fit {len(self)} structures: {name}")
+            extra[name] = None if own is None else np.concatenate([np.zeros(0), *own])
         return replace(
             self,
             energy=labels.energy,
@@ -210,6 +232,7 @@ class Dataset:
             flag=self.flag if flag is None else flag,
             provenance=dict(self.provenance if provenance is None else provenance),
             hessian=self.hessian if hessian is None else hessian,
+            **extra,
         )
 
     def in_standard_units(self) -> Dataset:
@@ -227,6 +250,8 @@ class Dataset:
             stress=self.stress * (energy / length**3),
             units=make_units(),
             hessian=hessian,
+            per_atom_energy=self.per_atom_energy * energy,
+            uncertainty=self.uncertainty * (energy / length),
         )
 
     def require_standard_units(self, what: str = "this works") -> None:

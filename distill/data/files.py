@@ -16,15 +16,15 @@ import h5py
 import numpy as np
 
 import distill
-from distill.data.columns import COLUMNS
+from distill.data.columns import COLUMNS, EXTRA_COLUMNS
 from distill.data.dataset import Dataset, make_units
 from distill.data.hessian import PRODUCT_COLUMNS, HessianProducts
 from distill.errors import DatasetError
 from distill.units import UnitError
 
 FORMAT = "distill-dataset"
-FORMAT_VERSION = 2
-"""Newest version that is read: 1 is without Hessian products, 2 has the group `hessian`."""
+FORMAT_VERSION = 3
+"""Newest version that is read: 2 has the group `hessian`, 3 some of `EXTRA_COLUMNS`, 1 neither."""
 
 HESSIAN = "hessian"
 
@@ -65,8 +65,9 @@ def write_file(dataset: Dataset, path: Path, start: int) -> None:
     try:
         with h5py.File(temporary, "w") as file:
             file.attrs["format"] = FORMAT
-            # a reader of version 1 would lose the products unnoticed
-            file.attrs["format_version"] = 1 if dataset.hessian is None else 2
+            # an older reader would lose products and further columns unnoticed
+            version = 3 if dataset.extra_columns else 1 if dataset.hessian is None else 2
+            file.attrs["format_version"] = version
             file.attrs["n_structures"] = len(dataset)
             file.attrs["start_index"] = start
             file.attrs["energy_unit"] = dataset.units["energy"]
@@ -82,6 +83,8 @@ def write_file(dataset: Dataset, path: Path, start: int) -> None:
                     file.create_dataset(name, data=texts, dtype=h5py.string_dtype())
                 else:
                     file.create_dataset(name, data=values)
+            for name in dataset.extra_columns:
+                file.create_dataset(name, data=getattr(dataset, name))
             for name in PRODUCT_COLUMNS if dataset.hessian is not None else ():
                 file.create_dataset(f"{HESSIAN}/{name}", data=getattr(dataset.hessian, name))
         _flush(temporary)
@@ -115,6 +118,7 @@ def read_file(path: Path) -> tuple[Dataset, int]:
             name: file[name].asstr()[:] if dtype is np.str_ else file[name][:]
             for name, (dtype, _, _) in COLUMNS.items()
         }
+        columns.update({name: file[name][:] for name in EXTRA_COLUMNS if name in file})
         products = {name: file[HESSIAN][name][:] for name in PRODUCT_COLUMNS if header.hessian}
     try:
         dataset = Dataset(

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from distill.data.columns import COLUMNS
+from distill.data.columns import ALL_COLUMNS
 from distill.data.dataset import Dataset
 from distill.data.hessian import HessianProducts
 from distill.errors import DatasetError
@@ -56,7 +56,7 @@ def join(datasets: Sequence[Dataset]) -> Dataset:
         DatasetError: Hessian products in some only.
     """
     columns: dict[str, Any] = {
-        name: np.concatenate([getattr(d, name) for d in datasets]) for name in COLUMNS
+        name: np.concatenate([getattr(d, name) for d in datasets]) for name in ALL_COLUMNS
     }
     for number, dataset in enumerate(datasets):
         require_same_hessian(

@@ -15,7 +15,7 @@ from ase import Atoms
 from distill.data.dataset import Dataset
 from distill.data.flags import FAILED, MAX_FORCE, NON_FINITE, compute_flags
 from distill.data.hessian import HessianConfig, HessianProducts, draw_directions
-from distill.data.joining import structure_hashes
+from distill.data.joining import join, structure_hashes
 from distill.data.labels import Labels
 from distill.data.storage import DatasetWriter, load
 from distill.errors import DatasetError
@@ -38,7 +38,7 @@ class LabellingTeacher(Protocol):
     def info(self) -> _Info:
         """Identity; `provenance()` gives it as a JSON-serialisable dict."""
 
-    def label(self, structures: Sequence[Atoms]) -> Labels:
+    def label(self, structures: Sequence[Atoms], uncertainty: bool = False) -> Labels:
         """Labels of a batch in eV and Å."""
 
 
@@ -66,6 +66,7 @@ def label_structures(
     max_force: float = MAX_FORCE,
     progress: bool = True,
     hessian: HessianConfig | None = None,
+    uncertainty: bool = False,
 ) -> Dataset:
     """Label `structures` by `teacher` into the dataset file `path`.
 
@@ -87,6 +88,7 @@ def label_structures(
         progress: show a progress bar with rate and time left.
         hessian: which Hessian-vector products to take; none by default. It is recorded in the
             provenance as `hessian_products`.
+        uncertainty: keep the spread of a committee's forces too (of a teacher that has one).
 
     Returns:
         The labelled dataset, in the order of `structures`.
@@ -113,6 +115,8 @@ def label_structures(
     if hessian is not None:
         # the key `hessian` tells how the teacher computes them, see TeacherInfo
         record[HESSIAN_RECORD] = asdict(hessian)
+    if uncertainty:
+        record["uncertainty"] = True
     if structures.provenance:
         record["structures"] = structures.provenance
     expect_stress = bool(record.get("stress", False))
@@ -131,7 +135,7 @@ def label_structures(
                 # subset would cut the links to parents in earlier batches
                 parent = structures.parent[chosen]
                 batch = replace(structures.subset(chosen), parent=parent, hessian=None)
-                batch, failed = _label_batch(teacher, batch, writer.count, good)
+                batch, failed = _label_batch(teacher, batch, writer.count, good, uncertainty)
                 flags = compute_flags(batch, max_force=max_force, expect_stress=expect_stress)
                 batch = replace(batch, flag=np.where(failed, FAILED, flags), provenance=record)
                 if not failed.all():
@@ -190,7 +194,7 @@ def _verify_committed(
 
 
 def _label_batch(
-    teacher: LabellingTeacher, batch: Dataset, first: int, good: Atoms | None
+    teacher: LabellingTeacher, batch: Dataset, first: int, good: Atoms | None, uncertainty: bool
 ) -> tuple[Dataset, np.ndarray]:
     """The labelled batch and a `[B]` bool array of structures for which the teacher raised.
 
@@ -199,10 +203,13 @@ def _label_batch(
         batch: structures to label.
         first: number of the first one, for messages.
         good: a structure that the teacher has labelled before, None in the first batch.
+        uncertainty: see `label_structures`.
     """
+    # Not every teacher of a user's own has the argument.
+    options = {"uncertainty": True} if uncertainty else {}
     atoms = [batch.structure(i) for i in range(len(batch))]
     try:
-        return batch.labelled(teacher.label(atoms)), np.zeros(len(batch), bool)
+        return batch.labelled(teacher.label(atoms, **options)), np.zeros(len(batch), bool)
     except Exception as error:
         cause = error
         logger.warning(
@@ -211,21 +218,21 @@ def _label_batch(
             first + len(batch) - 1,
             error,
         )
-    energy = np.full(len(batch), np.nan)
-    forces = [np.full((len(a), 3), np.nan) for a in atoms]
-    stress = np.full((len(batch), 3, 3), np.nan)
+    parts: list[Dataset] = []
     failed = np.zeros(len(batch), bool)
     for i, structure in enumerate(atoms):
         try:
-            single = batch.subset([i]).labelled(teacher.label([structure]))
+            single = batch.subset([i]).labelled(teacher.label([structure], **options))
         except Exception as error:
             cause, failed[i] = error, True
             logger.warning("structure %d: the teacher failed (%s)", first + i, error)
-        else:
-            energy[i], forces[i], stress[i] = single.energy[0], single.forces, single.stress[0]
+            nothing = Labels(np.full(1, np.nan), [np.full((len(structure), 3), np.nan)])
+            single = batch.subset([i]).labelled(nothing)
+        parts.append(single)
     if failed.all():
         _require_working(teacher, good, first, cause)
-    return batch.labelled(Labels(energy, forces, stress)), failed
+    # The parts forgot their parents in other batches.
+    return replace(join(parts), parent=batch.parent), failed
 
 
 def _require_working(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import jax
 import numpy as np
 
 from distill.data.batching import BatchPlan, batches, make_buckets
+from distill.data.columns import EXTRA_COLUMNS
 from distill.data.dataset import Dataset
 from distill.errors import DatasetError
 from distill.graph import Graph
@@ -32,6 +33,13 @@ class Batch:
         n_atoms: `[B]`, atoms of each system as floating point; 1 for padding, so that it can
             be divided by.
         indices: `[B]` int32, number of each structure in the dataset; -1 for padding.
+        per_atom_energy: `[N]`, eV, minus the reference energy of the atom; NaN where unknown.
+        uncertainty: `[N]`, eV/Å, the teacher's own; NaN where unknown.
+        direction: `[N, 3]`, of one Hessian-vector product of each structure that has any.
+        product: `[N, 3]`, eV/Å².
+        hessian_mask: `[B]` bool, True where there is a product.
+
+    With shards every array has a leading axis, one entry for each device.
     """
 
     graph: Graph
@@ -42,6 +50,11 @@ class Batch:
     stress_mask: Any
     n_atoms: Any
     indices: Any
+    per_atom_energy: Any
+    uncertainty: Any
+    direction: Any
+    product: Any
+    hessian_mask: Any
 
 
 class GraphLoader:
@@ -58,6 +71,7 @@ class GraphLoader:
         atomic_energies: `[len(elements)]`, eV, subtracted in float64; zero by default.
         shuffle: False for evaluation.
         max_buckets: most distinct shapes.
+        shards: parts into which each batch is divided, see `Batch`; divides `batch_size`.
 
     Raises:
         DatasetError: no structures, or structures that are flagged or lack energy or forces.
@@ -78,6 +92,7 @@ class GraphLoader:
         atomic_energies: np.ndarray | None = None,
         shuffle: bool = True,
         max_buckets: int = 4,
+        shards: int = 1,
     ) -> None:
         dataset.require_standard_units("batches are made")
         self.dataset = dataset
@@ -95,6 +110,7 @@ class GraphLoader:
                 f"atomic_energies has shape {reference.shape}: give one energy for each of the "
                 f"{len(self.elements)} elements"
             )
+        self.shards, self._reference = shards, reference
         self._structures = [dataset.structure(int(i)) for i in self.indices]
         species = [
             species_index(atoms.numbers, self.elements, structure=int(i))
@@ -107,13 +123,14 @@ class GraphLoader:
         self.plan: BatchPlan = make_buckets(
             dataset.n_atoms[self.indices],
             np.array([int(table.counts.max(initial=0)) for table in self._tables]),
-            batch_size,
+            batch_size // shards,
             max_buckets,
         )
+        self.batch_size = batch_size
         self._order: tuple[int, list[tuple[int, np.ndarray]]] | None = None
 
     def __len__(self) -> int:
-        return self.plan.n_batches
+        return sum(-(-len(bucket.members) // self.batch_size) for bucket in self.plan.buckets)
 
     @property
     def n_structures(self) -> int:
@@ -128,11 +145,34 @@ class GraphLoader:
     def batch(self, step: int) -> Batch:
         """The batch of a global step; its epoch is `step // len(self)`."""
         epoch, position = divmod(step, len(self))
-        if self._order is None or self._order[0] != epoch:
-            self._order = (epoch, batches(self.plan, epoch, self.seed, self.shuffle))
-        return self._make(*self._order[1][position])
+        order = self._order  # a local name: batches are made in a thread too
+        if order is None or order[0] != epoch:
+            plan = BatchPlan(self.plan.buckets, self.batch_size)
+            order = self._order = (epoch, batches(plan, epoch, self.seed, self.shuffle))
+        bucket, members = order[1][position]
+        rng = np.random.default_rng([self.seed, step])
+        if self.shards == 1:
+            return self._make(bucket, members, rng)
+        parts = [self._make(bucket, members[k :: self.shards], rng) for k in range(self.shards)]
+        return jax.tree.map(lambda *arrays: np.stack(arrays), *parts)
 
-    def _make(self, bucket: int, members: np.ndarray) -> Batch:
+    def iterator(self, first: int, stop: int) -> Any:
+        """Grain iterator over the batches of steps `first` to `stop`, made ahead in a thread.
+
+        Its `get_state` and `set_state` serve checkpoints.
+        """
+        import grain.python as grain
+
+        dataset = grain.MapDataset.range(stop).map(self.batch)
+        options = grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)
+        iterator = iter(dataset.to_iter_dataset(options))
+        if first:
+            iterator.set_state({"next_index": first})
+        return iterator
+
+    def _make(self, bucket: int, members: np.ndarray, rng: np.random.Generator) -> Batch:
+        if len(members) == 0:
+            return _emptied(self._make(bucket, self.plan.buckets[bucket].members[:1], rng))
         n_atoms, n_neighbors, n_systems = self.plan.buckets[bucket].shape
         graph = batch_graphs(
             [self._structures[m] for m in members],
@@ -158,6 +198,22 @@ class GraphLoader:
         sizes[:used] = self.dataset.n_atoms[chosen]
         indices = np.full(n_systems, -1, np.int32)
         indices[:used] = chosen
+        extra = {name: np.full(n_atoms, np.nan, self.dtype) for name in EXTRA_COLUMNS}
+        direction, product = np.zeros((2, n_atoms, 3), self.dtype)
+        hessian_mask = np.zeros(n_systems, bool)
+        start = 0
+        for k, index in enumerate(chosen):
+            own = slice(start, start + int(self.dataset.n_atoms[index]))
+            start, rows_of = own.stop, self.dataset.rows(int(index))
+            for name in EXTRA_COLUMNS:
+                extra[name][own] = getattr(self.dataset, name)[rows_of]
+            extra["per_atom_energy"][own] -= self._reference[graph.species[own]]
+            if self.dataset.hessian is not None:
+                directions, products = self.dataset.hessian.of(int(index))
+                if len(directions):
+                    drawn = int(rng.integers(len(directions)))
+                    direction[own], product[own] = directions[drawn], products[drawn]
+                    hessian_mask[k] = True
         return Batch(
             graph=graph,
             energy=energy,
@@ -167,7 +223,22 @@ class GraphLoader:
             stress_mask=stress_mask,
             n_atoms=sizes,
             indices=indices,
+            direction=direction,
+            product=product,
+            hessian_mask=hessian_mask,
+            **extra,
         )
+
+
+def _emptied(batch: Batch) -> Batch:
+    """The batch with every structure masked, for a shard that gets none of a short batch."""
+    return replace(
+        batch,
+        energy_mask=np.zeros_like(batch.energy_mask),
+        stress_mask=np.zeros_like(batch.stress_mask),
+        hessian_mask=np.zeros_like(batch.hessian_mask),
+        indices=np.full_like(batch.indices, -1),
+    )
 
 
 def _require_usable(dataset: Dataset, indices: np.ndarray) -> None:

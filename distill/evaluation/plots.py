@@ -127,3 +127,11 @@ def save_plots(
     paths.append(folder / "summary.png")
     figure.savefig(paths[-1], dpi=110)
     return paths
+
+
+def save_learning_curve(rows: Sequence[dict[str, float]], path: Path) -> Path:
+    """The learning curve alone, as a picture."""
+    figure = Figure(figsize=(5, 4), layout="constrained")
+    plot_learning_curve(rows, figure.subplots())
+    figure.savefig(path, dpi=150)
+    return path

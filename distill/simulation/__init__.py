@@ -3,7 +3,6 @@
 from distill.simulation.config import ENSEMBLES, MDConfig
 from distill.simulation.ensembles import kinetic_energy, make_integrator, mass_of
 from distill.simulation.relax import Relaxed, relax
-from distill.simulation.relax import Relaxed, relax
 from distill.simulation.run import Frames, MDResult, make_block, run_md
 from distill.simulation.trajectory import TrajectoryWriter
 
@@ -14,12 +13,10 @@ __all__ = [
     "Frames",
     "MDConfig",
     "MDResult",
-    "Relaxed",
     "TrajectoryWriter",
     "kinetic_energy",
     "make_block",
     "make_integrator",
     "mass_of",
-    "relax",
     "run_md",
 ]

@@ -10,8 +10,8 @@ import numpy as np
 
 from distill.data import Dataset, GraphLoader
 from distill.graph import displacements, neighbor_species
-from distill.students.reference_energies import fit_reference_energies
-from distill.students.spec import StudentSpec
+from distill.students.reference_energies import reference_energies
+from distill.students.spec import StudentSpec, passes_messages
 from distill.students.student import Student
 
 SCALE_FLOOR = 0.1
@@ -36,11 +36,7 @@ def initialise_student(
         indices: training structures.
         seed: of the parameters.
     """
-    reference = fit_reference_energies(
-        [dataset.numbers[dataset.rows(int(i))] for i in indices],
-        dataset.energy[indices],
-        spec.elements,
-    )
+    reference = reference_energies(dataset, indices, spec.elements)
     loader = GraphLoader(
         dataset, indices, spec.cutoff, spec.elements, 32, seed=seed, atomic_energies=reference
     )
@@ -59,28 +55,39 @@ def initialise_student(
 
     @jax.jit
     def rows_of(graph: Any) -> tuple[jax.Array, ...]:
-        return displacements(graph), neighbor_species(graph), graph.pair_mask, graph.species
+        rows = displacements(graph), neighbor_species(graph), graph.pair_mask, graph.species
+        return (*rows, graph.neighbors) if passes_messages(module) else rows
 
     variables = module.init(jax.random.PRNGKey(seed), *rows_of(batches[0].graph))
+    params, statistics = variables["params"], dict(variables["statistics"])
 
     @jax.jit
-    def invariants_of(graph: Any) -> jax.Array:
-        _, sown = module.apply(variables, *rows_of(graph), mutable=["intermediates"])
-        return sown["intermediates"]["invariants"][0]
+    def intermediates(statistics: Any, graph: Any) -> Any:
+        _, sown = module.apply(
+            {"params": params, "statistics": statistics}, *rows_of(graph), mutable=["intermediates"]
+        )
+        return sown["intermediates"]
 
-    invariants = np.concatenate(
-        [np.asarray(invariants_of(b.graph), np.float64)[b.graph.atom_mask] for b in batches]
-    )
     species = np.concatenate([b.graph.species[b.graph.atom_mask] for b in batches])
-    mean, scale = _standardisation(invariants, species, len(spec.elements))
+    # One layer after the other: what a later layer sees depends on the scales of the earlier.
+    for layer in sorted(name for name in statistics if name.startswith("layer_")):
+        rows = [
+            np.asarray(intermediates(statistics, b.graph)[layer]["invariants"][0], np.float64)
+            for b in batches
+        ]
+        invariants = np.concatenate(
+            [own[b.graph.atom_mask] for own, b in zip(rows, batches, strict=True)]
+        )
+        mean, scale = _standardisation(invariants, species, len(spec.elements))
+        statistics[layer] = {
+            "mean": jnp.asarray(mean, jnp.float32),
+            "scale": jnp.asarray(scale, jnp.float32),
+        }
     forces = np.concatenate([dataset.forces[dataset.rows(int(i))] for i in indices])
-    statistics = {
-        "mean": jnp.asarray(mean, jnp.float32),
-        "scale": jnp.asarray(scale, jnp.float32),
-        # Forces of one unit of energy scale per Å: the network's outputs are then of order one.
-        "energy_scale": jnp.asarray(max(np.sqrt(np.mean(forces**2)), 1e-3), jnp.float32),
-    }
-    return Student(spec, {"params": variables["params"], "statistics": statistics}, reference)
+    # Forces of one unit of energy scale per Å: the network's outputs are then of order one.
+    scale_of_forces = max(float(np.sqrt(np.mean(forces**2))), 1e-3)
+    statistics["energy_scale"] = jnp.asarray(scale_of_forces, jnp.float32)
+    return Student(spec, {"params": params, "statistics": statistics}, reference)
 
 
 def _standardisation(

@@ -11,10 +11,36 @@ import flax.linen as nn
 from ase.data import atomic_numbers, chemical_symbols
 
 from distill.errors import ConfigError
+from distill.students.message import MessageStudent
 from distill.students.moment import MomentStudent
 
-ARCHITECTURES: dict[str, type[nn.Module]] = {"moment": MomentStudent}
+ARCHITECTURES: dict[str, type[nn.Module]] = {"moment": MomentStudent, "message": MessageStudent}
 """Modules by the name that a spec calls them."""
+
+SIZES: dict[str, tuple[str, dict[str, Any]]] = {
+    "moment-s": (
+        "moment",
+        {"n_radial": 8, "n_channels": 8, "max_l": 2, "n_triples": 6, "hidden": (32, 32)},
+    ),
+    "moment-m": (
+        "moment",
+        {"n_radial": 10, "n_channels": 10, "max_l": 3, "n_triples": 8, "hidden": (64, 64)},
+    ),
+    "moment-l": (
+        "moment",
+        {"n_radial": 12, "n_channels": 14, "max_l": 3, "n_triples": 16, "hidden": (128, 64)},
+    ),
+    "message-m": (
+        "message",
+        {"n_radial": 8, "n_channels": 10, "max_l": 3, "n_triples": 8, "hidden": (64, 64)},
+    ),
+}
+"""The ladder: architecture and options by the name of the size."""
+
+
+def passes_messages(module: nn.Module) -> bool:
+    """Whether a module needs the indices of the neighbours, because rows are not independent."""
+    return bool(getattr(module, "message_passing", False))
 
 
 @dataclass(frozen=True)
@@ -33,13 +59,25 @@ class StudentSpec:
     cutoff: float
     options: Mapping[str, Any]
 
+    @classmethod
+    def of_size(
+        cls,
+        name: str,
+        elements: tuple[int, ...],
+        cutoff: float,
+        options: Mapping[str, Any] | None = None,
+    ) -> StudentSpec:
+        """Spec of a size in `SIZES` or of an architecture, with `options` on top."""
+        architecture, defaults = SIZES.get(name, (name, {}))
+        return cls(architecture, elements, cutoff, {**defaults, **(options or {})})
+
     def build(self) -> nn.Module:
         """The module. Raises ConfigError for an unknown architecture or option."""
         if self.architecture not in ARCHITECTURES:
             raise ConfigError(
                 f"unknown student architecture {self.architecture!r}"
-                f"{_nearest(self.architecture, ARCHITECTURES)}; "
-                f"known: {', '.join(ARCHITECTURES)}"
+                f"{_nearest(self.architecture, [*SIZES, *ARCHITECTURES])}; "
+                f"known: {', '.join([*SIZES, *ARCHITECTURES])}"
             )
         module = ARCHITECTURES[self.architecture]
         known = set(module.__dataclass_fields__) - {"parent", "name", "n_elements", "cutoff"}

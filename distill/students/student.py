@@ -19,7 +19,7 @@ from distill.kernels import KERNELS, Kernel, blocked
 from distill.kernels.contract import Species
 from distill.neighbors import batch_graphs, bucket, species_index
 from distill.potential import Evaluation, Potential, evaluate, local_potential
-from distill.students.spec import StudentSpec
+from distill.students.spec import StudentSpec, passes_messages
 
 
 @dataclass(frozen=True)
@@ -66,12 +66,21 @@ class Student:
         neighbor_species: jax.Array,
         mask: jax.Array,
         species: Species,
+        *neighbors: jax.Array,
     ) -> jax.Array:
-        """Energies `[N]` in eV without reference energies; see `distill.kernels` for shapes."""
+        """Energies `[N]` in eV without reference energies; see `distill.kernels` for shapes.
+
+        A student that passes messages takes the indices of the neighbours `[N, K]` as well.
+        """
         energies: Any = self.module.apply(
-            self.variables, displacements, neighbor_species, mask, species
+            self.variables, displacements, neighbor_species, mask, species, *neighbors
         )
         return energies
+
+    @property
+    def message_passing(self) -> bool:
+        """Whether atoms see further than the cutoff, through their neighbours."""
+        return passes_messages(self.module)
 
     def species(self, numbers: np.ndarray) -> np.ndarray:
         """Index of each atom in the element table. Raises UnknownElementError."""
@@ -95,7 +104,8 @@ class Student:
             atoms: elements, cell and periodicity (fixed).
             skin: of the neighbour list, Å.
             dtype: precision of the simulation.
-            kernel: a kernel or its name, see `distill.kernels`; `blocked` by default.
+            kernel: a kernel or its name, see `distill.kernels`; `blocked` by default. Students
+                that pass messages use `reference` always: their rows are not independent.
         """
         chosen = KERNELS[kernel] if isinstance(kernel, str) else kernel
         return local_potential(
@@ -106,6 +116,7 @@ class Student:
             skin=skin,
             dtype=dtype,
             kernel=chosen or blocked,
+            message_passing=self.message_passing,
         )
 
     def label(self, structures: Sequence[Atoms], dtype: Any = np.float32) -> Labels:
@@ -150,7 +161,7 @@ class Student:
             def atomic_energy(*rows: Species) -> Any:
                 return module.apply(variables, *rows)
 
-            return evaluate(atomic_energy, graph, kernel=blocked)
+            return evaluate(atomic_energy, graph, blocked, message_passing=passes_messages(module))
 
         return run
 

@@ -1,4 +1,4 @@
-"""The training loop: resumable, validated, stopped by NaN with the batch named."""
+"""The training loop: resumable, validated; a run that diverges goes back and slows down."""
 
 from __future__ import annotations
 
@@ -11,24 +11,34 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from distill.data import Dataset, GraphLoader
 from distill.errors import TrainingError
 from distill.progress import progress_bar
 from distill.students import Student
+from distill.students.initialise import initialise_student
 from distill.training.checkpoints import Checkpoints
 from distill.training.config import TrainingConfig
 from distill.training.losses import weighted_loss
 from distill.training.records import MetricsRecorder
+from distill.training.schedules import (
+    DIVERGED,
+    ROLLBACK_FACTOR,
+    after_validation,
+    controls_at,
+    learning_rate,
+    lower_hessian_weight,
+    new_record,
+)
 from distill.training.step import (
     GOOD,
-    TrainState,
     initial_state,
     make_evaluation_step,
     make_optimizer,
-    make_schedule,
     make_train_step,
+    shard_batch,
 )
 
 CHECK_EVERY = 20
@@ -40,20 +50,24 @@ class FitResult:
     """What `fit` returns.
 
     Attributes:
-        student: with the averaged parameters of the best validation.
+        student: with the averaged parameters of the best validation; the first of an ensemble.
+        members: all students of the ensemble; one without.
         best_step: where they were found.
         best_loss: validation loss there.
         steps: steps done in all.
         seconds: training time of all sessions of the run.
         stopped_early: whether patience ran out.
+        rollbacks: steps at which the run diverged and was taken back.
     """
 
     student: Student
+    members: tuple[Student, ...]
     best_step: int
     best_loss: float
     steps: int
     seconds: float
     stopped_early: bool
+    rollbacks: tuple[int, ...]
 
 
 def fit(
@@ -66,12 +80,13 @@ def fit(
     *,
     resume: bool = True,
     progress: bool = True,
-    on_validation: Callable[[int], None] | None = None,
+    on_validation: Callable[[int, dict[str, float]], None] | None = None,
 ) -> FitResult:
     """Train a student; a run that was interrupted in `folder` is continued.
 
     Args:
-        student: start, see `initialise_student`; its spec and references are kept.
+        student: start, see `initialise_student`; its spec and references are kept. Further
+            members of an ensemble start from the seeds after `config.seed`.
         dataset: labelled, eV and Å.
         train: indices of the training structures.
         validation: indices of the validation structures (other trajectories).
@@ -79,149 +94,284 @@ def fit(
         folder: of the run: `metrics.csv`, TensorBoard events and checkpoints.
         resume: False refuses a folder with checkpoints.
         progress: show a bar.
-        on_validation: called with the step after each validation and checkpoint.
+        on_validation: called with the step and the metrics after each validation and checkpoint,
+            for example to prune a trial.
 
     Raises:
-        TrainingError: the loss or its gradient became NaN or infinite (names the structures of
-            the batch), or the checkpoints in `folder` belong to another run.
+        TrainingError: the loss became NaN or exploded more often than `config.max_rollbacks`
+            (names the structures of the batch), no validation loss was finite, a term of the loss
+            has no labels, or the checkpoints in `folder` belong to another run or other data.
     """
-    folder = Path(folder)
-    loaders = [
-        GraphLoader(
-            dataset,
-            indices,
-            student.cutoff,
-            student.elements,
-            size,
-            seed=config.seed,
-            atomic_energies=student.reference_energies,
-            shuffle=shuffle,
-        )
-        for indices, size, shuffle in (
-            (train, config.batch_size, True),
-            (validation, max(config.batch_size, 32), False),
-        )
-    ]
-    statistics = student.variables["statistics"]
-    optimizer = make_optimizer(config)
-    state = initial_state(student.variables["params"], optimizer)
-    best: dict[str, Any] = {"params": state.params}
-    record: dict[str, Any] = {
-        "identity": _identity(config, dataset, train, validation, student),
-        "seconds": 0.0,
-        "best_step": 0,
-        "best_loss": math.inf,
-        "since_best": 0,
-    }
-    checkpoints = Checkpoints(folder)
-    if checkpoints.latest is not None:
-        if not resume:
-            raise TrainingError(f"{folder} holds a run already: choose another folder or resume")
-        restored, old = checkpoints.restore({"state": state, "best": best})
-        if old["identity"] != record["identity"]:
-            changed = [k for k, v in record["identity"].items() if old["identity"].get(k) != v]
-            raise TrainingError(
-                f"the run in {folder} was made with other {', '.join(changed)}: use another "
-                "folder, or the same configuration and data to continue it"
-            )
-        state, best, record = restored["state"], restored["best"], old
-        record["best_loss"] = record["best_loss"] if record["best_step"] else math.inf
-
-    step_function = make_train_step(
-        student.module, statistics, optimizer, config.loss, config.ema_decay
-    )
-    evaluation = make_evaluation_step(student.module, statistics)
-    schedule = make_schedule(config)
-    first = int(state.step)
-    recorder = MetricsRecorder(folder, first if first else None)
-    begun, earlier = time.monotonic(), record["seconds"]
-    stopped_early = _out_of_patience(record, config)
-    last_metrics: dict[str, Any] = {}
-
-    bar = progress_bar(config.max_steps, "training", initial=first, disable=not progress)
+    run = _Run(student, dataset, train, validation, config, Path(folder), resume)
+    bar = progress_bar(config.max_steps, "training", initial=run.step, disable=not progress)
     try:
-        for step in range(first, config.max_steps if not stopped_early else first):
-            state, last_metrics = step_function(state, loaders[0].batch(step))
-            done = step + 1
-            if done % CHECK_EVERY == 0 or done == config.max_steps:
-                _require_finite(state, loaders[0], dataset)
-                bar.update(done - bar.n)
-            if done % config.validation_every and done != config.max_steps:
-                continue
-            _require_finite(state, loaders[0], dataset)
-            errors = validate(evaluation, state.ema_params, loaders[1])
-            loss = float(weighted_loss(errors, config.loss))
-            record["seconds"] = earlier + time.monotonic() - begun
-            if loss < record["best_loss"]:
-                best = {"params": state.ema_params}
-                record.update(best_step=done, best_loss=loss, since_best=0)
-            else:
-                record["since_best"] += 1
-            recorder.write(
-                {
-                    "step": done,
-                    "seconds": round(record["seconds"], 3),
-                    "learning_rate": float(schedule(done)),
-                    "train_loss": float(last_metrics["loss"]),
-                    "train_force_rmse": _root(last_metrics, "forces"),
-                    "validation_loss": loss,
-                    "validation_energy_mae": errors["energy_absolute"] / errors["energy_count"],
-                    "validation_force_mae": errors["forces_absolute"] / errors["forces_count"],
-                    "validation_force_rmse": _root(errors, "forces"),
-                }
-            )
-            checkpoints.save(done, {"state": state, "best": best}, record)
-            bar.set_postfix(
-                force_mae=f"{1e3 * errors['forces_absolute'] / errors['forces_count']:.1f} meV/Å"
-            )
-            if on_validation is not None:
-                on_validation(done)
-            if _out_of_patience(record, config):
-                stopped_early = True
-                break
+        while run.step < config.max_steps and not run.out_of_patience:
+            metrics = run.advance(bar)
+            if metrics is not None and on_validation is not None:
+                on_validation(run.step, metrics)
     finally:
         bar.close()
-        recorder.close()
-        checkpoints.close()
-    params = jax.device_get(best["params"])
-    return FitResult(
-        student=replace(student, variables={"params": params, "statistics": statistics}),
-        best_step=record["best_step"],
-        best_loss=record["best_loss"],
-        steps=int(state.step),
-        seconds=record["seconds"],
-        stopped_early=stopped_early,
-    )
+        run.close()
+    return run.result()
 
 
-def validate(evaluation: Callable[..., Any], params: Any, loader: GraphLoader) -> dict[str, float]:
+def validate(
+    evaluation: Callable[..., Any], params: Any, loader: GraphLoader
+) -> dict[str, np.ndarray]:
     """Error sums over all batches of `loader`, added in float64; see `error_sums`."""
-    total: dict[str, float] = {}
+    total: dict[str, Any] = {}
     for batch in loader.epoch(0):
         for name, value in evaluation(params, batch).items():
-            total[name] = total.get(name, 0.0) + float(value)
+            total[name] = total.get(name, 0.0) + np.asarray(value, np.float64)
     return total
 
 
-def _require_finite(state: TrainState, loader: GraphLoader, dataset: Dataset) -> None:
-    bad = int(state.bad_step)
-    if bad == GOOD:
-        return
-    structures = [int(i) for i in loader.batch(bad).indices if i >= 0]
-    names = sorted({str(dataset.trajectory[i]) for i in structures})
-    raise TrainingError(
-        f"loss or gradient is NaN or infinite at step {bad}, batch of structures {structures} "
-        f"(trajectories {', '.join(names)}). Look at these structures, lower the learning rate "
-        "or clip the gradient more; the last checkpoint is intact"
+class _Run:
+    """State of a run on the host, and the arrays it moves along."""
+
+    def __init__(
+        self,
+        student: Student,
+        dataset: Dataset,
+        train: np.ndarray,
+        validation: np.ndarray,
+        config: TrainingConfig,
+        folder: Path,
+        resume: bool,
+    ):
+        self.student, self.dataset, self.config, self.folder = student, dataset, config, folder
+        _require_labels(dataset, train, config)
+        self.loader, self.validation = (
+            GraphLoader(
+                dataset,
+                indices,
+                student.cutoff,
+                student.elements,
+                size,
+                seed=config.seed,
+                atomic_energies=student.reference_energies,
+                shuffle=shuffle,
+                shards=shards,
+            )
+            for indices, size, shuffle, shards in (
+                (train, config.batch_size, True, config.devices),
+                (validation, max(config.batch_size, 32), False, 1),
+            )
+        )
+        self.spread = teacher_spread(dataset, validation)
+        start = [student] + [
+            initialise_student(student.spec, dataset, train, config.seed + k)
+            for k in range(1, config.ensemble)
+        ]
+        # One set of statistics serves all members: they scale, and hardly depend on the seed.
+        self.statistics = student.variables["statistics"]
+        params = [member.variables["params"] for member in start]
+        stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
+        optimizer = make_optimizer(config)
+        self.state = initial_state(
+            stacked if config.ensemble > 1 else params[0], optimizer, config.ensemble
+        )
+        self.best: Any = {"params": self.state.params}
+        self.record = new_record(_identity(config, dataset, train, validation, student))
+        self.checkpoints = Checkpoints(folder)
+        self.first_state = self.state
+        if self.checkpoints.latest is not None:
+            self._resume(resume)
+        module = student.module
+        self.advance_step = make_train_step(module, self.statistics, optimizer, config)
+        self.evaluation = make_evaluation_step(
+            module, self.statistics, config.loss, config.ensemble
+        )
+        self.batches = self.loader.iterator(self.step, config.max_steps)
+        self.recorder = MetricsRecorder(
+            folder, self.step or None, config.wandb_project, asdict(config)
+        )
+        self.begun, self.earlier = time.monotonic(), self.record["seconds"]
+        self.last: dict[str, Any] = {}
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return int(self.state.step)
+
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether training should stop early."""
+        return bool(self.config.patience) and self.record["since_best"] >= self.config.patience
+
+    def close(self) -> None:
+        """Release files."""
+        self.recorder.close()
+        self.checkpoints.close()
+
+    def advance(self, bar: Any) -> dict[str, float] | None:
+        """Steps up to the next validation, which is made; its metrics, None after a rollback."""
+        config, done = self.config, self.step
+        stop = min(
+            (done // config.validation_every + 1) * config.validation_every, config.max_steps
+        )
+        for step in range(done, stop):
+            controls = controls_at(
+                config, step, self.record["rate_factor"], self.record["hessian_factor"]
+            )
+            batch = shard_batch(next(self.batches), config.devices)
+            self.state, self.last = self.advance_step(self.state, batch, controls)
+            if (step + 1) % CHECK_EVERY == 0 or step + 1 == stop:
+                if int(self.state.bad_step) != GOOD:
+                    self._roll_back(int(self.state.bad_step), "loss or gradient is NaN or infinite")
+                    bar.n = self.step
+                    return None
+                bar.update(step + 1 - bar.n)
+        metrics = self._validate()
+        if metrics is None:
+            self._roll_back(stop, "the validation loss exploded")
+            bar.n = self.step
+            return None
+        bar.set_postfix(force_mae=f"{1e3 * metrics['validation_force_mae']:.1f} meV/Å")
+        return metrics
+
+    def _validate(self) -> dict[str, float] | None:
+        """Metrics of the averaged parameters, kept if they are the best; None if diverged."""
+        config, done = self.config, self.step
+        choices = [self.state.ema_params]
+        if int(self.state.mean_count):
+            choices.append(self.state.mean_params)
+        errors = [validate(self.evaluation, params, self.validation) for params in choices]
+        losses = [float(np.mean(weighted_loss(sums, config.loss))) for sums in errors]
+        chosen = int(np.argmin([x if math.isfinite(x) else math.inf for x in losses]))
+        loss, sums = losses[chosen], errors[chosen]
+        best = self.record["best_loss"]
+        if not math.isfinite(loss) or loss > DIVERGED * best:
+            return None
+        self.record["seconds"] = self.earlier + time.monotonic() - self.begun
+        if improved := loss < best:
+            self.best = {"params": choices[chosen]}
+            self.record.update(best_step=done, best_loss=loss)
+        rmse = _root(sums, "forces")
+        after_validation(self.record, config, improved)
+        lower_hessian_weight(self.record, config.loss, rmse, self.spread)
+        metrics = {
+            "step": done,
+            "seconds": round(self.record["seconds"], 3),
+            "learning_rate": learning_rate(config, done, self.record["rate_factor"]),
+            "train_loss": float(np.mean(self.last["loss"])),
+            "train_force_rmse": _root(self.last, "forces"),
+            "validation_loss": loss,
+            "validation_energy_mae": _mean(sums, "energy"),
+            "validation_force_mae": _mean(sums, "forces"),
+            "validation_force_rmse": rmse,
+        }
+        self.recorder.write(metrics)
+        self.checkpoints.save(done, {"state": self.state, "best": self.best}, self.record)
+        return metrics
+
+    def _roll_back(self, step: int, what: str) -> None:
+        """Return to the last good checkpoint with a lower rate, or give up."""
+        structures = [int(i) for i in np.ravel(self.loader.batch(step).indices) if i >= 0]
+        names = sorted({str(self.dataset.trajectory[i]) for i in structures})
+        happened = (
+            f"{what} at step {step}, batch of structures {structures} (trajectories "
+            f"{', '.join(names)})"
+        )
+        if len(self.record["rollbacks"]) >= self.config.max_rollbacks:
+            raise TrainingError(
+                f"{happened}, after {len(self.record['rollbacks'])} returns to a checkpoint with a "
+                "lower rate. Look at these structures, lower the learning rate or clip the "
+                "gradient more; the last checkpoint is intact"
+            )
+        kept = {
+            "rollbacks": [*self.record["rollbacks"], step],
+            "rate_factor": self.record["rate_factor"] * ROLLBACK_FACTOR,
+        }
+        if self.checkpoints.latest is None:
+            self.state = self.first_state
+        else:
+            arrays, self.record = self._restored()
+            self.state, self.best = arrays["state"], arrays["best"]
+        self.record.update(kept)
+        self.batches = self.loader.iterator(self.step, self.config.max_steps)
+        self.recorder.note(
+            f"{happened}: back to step {self.step} at {kept['rate_factor']:g} times the rate"
+        )
+
+    def _restored(self) -> tuple[Any, dict[str, Any]]:
+        arrays, record = self.checkpoints.restore({"state": self.first_state, "best": self.best})
+        record["best_loss"] = record["best_loss"] if record["best_step"] else math.inf
+        return arrays, record
+
+    def _resume(self, allowed: bool) -> None:
+        if not allowed:
+            raise TrainingError(
+                f"{self.folder} holds a run already: choose another folder or resume"
+            )
+        arrays, old = self._restored()
+        identity = self.record["identity"]
+        if old["identity"] != identity:
+            changed = [k for k, v in identity.items() if old["identity"].get(k) != v]
+            raise TrainingError(
+                f"the run in {self.folder} was made with other {', '.join(changed)}: use another "
+                "folder, or the same configuration and data to continue it"
+            )
+        self.state, self.best, self.record = arrays["state"], arrays["best"], old
+
+    def result(self) -> FitResult:
+        """Students with the best parameters."""
+        if not self.record["best_step"]:
+            raise TrainingError("the run ended before its first validation: nothing was learnt")
+        params = jax.device_get(self.best["params"])
+        count = self.config.ensemble
+        members = [
+            jax.tree.map(lambda leaf, k=k: leaf[k], params) if count > 1 else params
+            for k in range(count)
+        ]
+        students = tuple(
+            replace(self.student, variables={"params": own, "statistics": self.statistics})
+            for own in members
+        )
+        return FitResult(
+            student=students[0],
+            members=students,
+            best_step=self.record["best_step"],
+            best_loss=self.record["best_loss"],
+            steps=self.step,
+            seconds=self.record["seconds"],
+            stopped_early=self.out_of_patience,
+            rollbacks=tuple(self.record["rollbacks"]),
+        )
+
+
+def teacher_spread(dataset: Dataset, indices: np.ndarray) -> float:
+    """RMS difference of a force component of the teacher's members from their mean, eV/Å.
+
+    NaN where the dataset holds no uncertainties.
+    """
+    rows = np.concatenate([np.arange(len(dataset.numbers))[dataset.rows(int(i))] for i in indices])
+    return float(np.sqrt(np.mean(dataset.uncertainty[rows] ** 2) / 3))
+
+
+def _require_labels(dataset: Dataset, train: np.ndarray, config: TrainingConfig) -> None:
+    wanted = {
+        "stress": np.isfinite(dataset.stress[train]).all((1, 2)).any(),
+        "per_atom_energy": np.isfinite(dataset.per_atom_energy).any(),
+        "hessian": dataset.hessian is not None and len(dataset.hessian) > 0,
+    }
+    for name, there in wanted.items():
+        if getattr(config.loss, name) and not there:
+            raise TrainingError(
+                f"loss.{name} is {getattr(config.loss, name)}, but the training structures have no "
+                f"such labels: set it to 0, or label with them"
+            )
+
+
+def _mean(sums: dict[str, Any], name: str) -> float:
+    return float(
+        np.mean(np.asarray(sums[f"{name}_absolute"]) / np.maximum(sums[f"{name}_count"], 1))
     )
 
 
-def _out_of_patience(record: dict[str, Any], config: TrainingConfig) -> bool:
-    return bool(config.patience) and record["since_best"] >= config.patience
-
-
 def _root(sums: dict[str, Any], name: str) -> float:
-    return math.sqrt(float(sums[f"{name}_squared"]) / max(float(sums[f"{name}_count"]), 1.0))
+    squared = np.asarray(sums[f"{name}_squared"], np.float64)
+    return float(np.sqrt(np.mean(squared / np.maximum(sums[f"{name}_count"], 1))))
 
 
 def _identity(

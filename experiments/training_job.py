@@ -1,0 +1,130 @@
+"""What training scripts share: settings, data and split, and the student that comes out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distill.data import Dataset, concatenate, load, split_by_trajectory
+from distill.data.sanity import require_sane_labels
+from distill.errors import ConfigError
+from distill.students import StudentSpec, initialise_student
+from distill.training import FitResult, TrainingConfig, fit
+from quickstart_config import SplitConfig, StudentConfig
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Settings of a training.
+
+    Attributes:
+        datasets: labelled files, of one teacher.
+        test: file with the held-out structures; without it a share of `datasets` is held out.
+        split: shares of `datasets`; whole trajectories go to one part.
+        n_train: most training structures, spread evenly over the trajectories; 0 takes all.
+        student: architecture or size, cutoff, options.
+        training: see `distill.training.TrainingConfig`.
+        output: folder of the run.
+        seed: of the split.
+    """
+
+    datasets: list[Path] = field(default_factory=list)
+    test: Path | None = None
+    split: SplitConfig = field(default_factory=SplitConfig)
+    n_train: int = 0
+    student: StudentConfig = field(default_factory=StudentConfig)
+    training: TrainingConfig = field(default_factory=TrainingConfig)
+    output: Path = Path("runs/train")
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Data:
+    """Labelled structures and which of them serve what."""
+
+    dataset: Dataset
+    parts: dict[str, np.ndarray]
+
+
+def load_data(config: TrainConfig) -> Data:
+    """Read, check and split.
+
+    Raises:
+        ConfigError: no dataset is given.
+        DatasetError: see `distill.data.load` and `concatenate`.
+        UnitError: the labels look as if they were in other units.
+    """
+    if not config.datasets:
+        raise ConfigError("datasets is empty: give at least one labelled file, see label.py")
+    sources = [load(path) for path in config.datasets]
+    n_sources = sum(map(len, sources))
+    if config.test is not None:
+        sources.append(load(config.test))
+    dataset = concatenate(sources)
+    for warning in require_sane_labels(dataset):
+        print(f"warning: {warning}")
+    usable = np.flatnonzero(dataset.usable)
+    own = usable[usable < n_sources]
+    shares = dict(vars(config.split))
+    if config.test is not None:
+        total = shares["train"] + shares["validation"]
+        shares = {name: shares[name] / total for name in ("train", "validation")}
+    parts = {
+        name: own[chosen]
+        for name, chosen in split_by_trajectory(
+            dataset.subset(own), shares, seed=config.seed
+        ).items()
+    }
+    if config.test is not None:
+        parts["test"] = usable[usable >= n_sources]
+        shared = set(dataset.trajectory[parts["test"]]) & set(dataset.trajectory[own])
+        if shared:
+            raise ConfigError(
+                f"{config.test} shares trajectories with the training data, for example "
+                f"{min(shared)}: hold whole trajectories out"
+            )
+    if config.n_train:
+        if len(parts["train"]) < config.n_train:
+            raise ConfigError(
+                f"n_train is {config.n_train}, but there are {len(parts['train'])} structures"
+            )
+        chosen = np.linspace(0, len(parts["train"]) - 1, config.n_train).round().astype(int)
+        parts["train"] = parts["train"][chosen]
+    return Data(dataset, parts)
+
+
+def train(
+    config: TrainConfig,
+    data: Data,
+    *,
+    progress: bool = True,
+    on_validation: Callable[[int, dict[str, float]], None] | None = None,
+) -> FitResult:
+    """Train in `config.output / "training"`; the split is written beside it."""
+    student = config.student
+    spec = StudentSpec.of_size(
+        student.architecture, data.dataset.elements, student.cutoff, student.options
+    )
+    start = initialise_student(spec, data.dataset, data.parts["train"], config.training.seed)
+    config.output.mkdir(parents=True, exist_ok=True)
+    split: dict[str, Any] = {
+        "dataset_sha256": data.dataset.sha256,
+        **{name: sorted(set(data.dataset.trajectory[i])) for name, i in data.parts.items()},
+    }
+    (config.output / "split.json").write_text(json.dumps(split, indent=1) + "\n")
+    print(f"student: {start.n_parameters} parameters, {len(data.parts['train'])} structures")
+    return fit(
+        start,
+        data.dataset,
+        data.parts["train"],
+        data.parts["validation"],
+        config.training,
+        config.output / "training",
+        progress=progress,
+        on_validation=on_validation,
+    )
