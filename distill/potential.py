@@ -94,7 +94,10 @@ def _kernel(kernel: Kernel, message_passing: bool, neighbors: jax.Array) -> Kern
     # Padding slots may point anywhere inside: their messages are masked.
     inside = jnp.minimum(neighbors, len(neighbors) - 1)
 
-    def whole(atomic_energy: Callable[..., jax.Array], *rows: Any) -> tuple[jax.Array, jax.Array]:
+    def whole(
+        atomic_energy: Any, displacements: Any, neighbor_species: Any, mask: Any, species: Any
+    ) -> tuple[jax.Array, jax.Array]:
+        rows = displacements, neighbor_species, mask, species
         return reference(lambda *given: atomic_energy(*given, inside), *rows)
 
     return whole
@@ -121,6 +124,8 @@ class Potential:
             lists at these positions are not guaranteed (capacity too small, list too old).
         energy_and_forces: pure, `(positions, lists) -> (energy [] in eV, forces [n, 3] in eV/Å)`.
             The energy leaves out reference (atomic self) energies.
+        with_uncertainty: pure, `(positions, lists) -> (energy, forces, expected length of the
+            force error of each atom [n] in eV/Å)`; None for a model that has none.
     """
 
     numbers: np.ndarray
@@ -129,6 +134,7 @@ class Potential:
     update: Callable[[Any, jax.Array], Any]
     overflow: Callable[[Any, jax.Array], jax.Array]
     energy_and_forces: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
+    with_uncertainty: Callable[..., tuple[jax.Array, jax.Array, jax.Array]] | None = None
 
     @classmethod
     def from_energy(cls, energy: Callable[[jax.Array, Any], jax.Array], **fields: Any) -> Potential:
@@ -159,6 +165,7 @@ def local_potential(
     dtype: Any = np.float32,
     kernel: Kernel = reference,
     message_passing: bool = False,
+    with_uncertainty: Callable[..., Any] | None = None,
 ) -> Potential:
     """MD potential of a model of rows for structures like `atoms`, its cell fixed.
 
@@ -171,6 +178,8 @@ def local_potential(
         dtype: precision of the simulation.
         kernel: how rows are evaluated, see `distill.kernels`.
         message_passing: see `evaluate`.
+        with_uncertainty: like `atomic_energy`, but gives expected force errors `[N]` beside the
+            energies.
     """
     lists = neighbor_list(np.asarray(atoms.cell.array), atoms.pbc, cutoff, skin=skin)
     cell = jnp.asarray(atoms.cell.array, dtype)
@@ -181,9 +190,9 @@ def local_potential(
     def allocate(positions: jax.Array, previous: NeighborList | None = None) -> NeighborList:
         return lists.allocate(jnp.asarray(positions, dtype), previous=previous)
 
-    def energy_and_forces(
-        positions: jax.Array, neighbors: NeighborList
-    ) -> tuple[jax.Array, jax.Array]:
+    def run(
+        model: Callable[..., Any], positions: jax.Array, neighbors: NeighborList
+    ) -> tuple[Any, jax.Array]:
         mask = neighbors.neighbors < positions.shape[0]
         vectors = positions.at[neighbors.neighbors].get(mode="clip") - positions[:, None]
         if atoms.pbc.any():
@@ -194,8 +203,21 @@ def local_potential(
         vectors = jnp.where(mask[..., None], vectors, far)
         others = jnp.where(mask, species_on_device.at[neighbors.neighbors].get(mode="clip"), 0)
         evaluated = _kernel(kernel, message_passing, neighbors.neighbors)
-        energies, gradients = evaluated(atomic_energy, vectors, others, mask, species)
-        return energies.sum(), assemble_forces(gradients, neighbors.neighbors)
+        output, gradients = evaluated(model, vectors, others, mask, species)
+        return output, assemble_forces(gradients, neighbors.neighbors)
+
+    def energy_and_forces(
+        positions: jax.Array, neighbors: NeighborList
+    ) -> tuple[jax.Array, jax.Array]:
+        energies, forces = run(atomic_energy, positions, neighbors)
+        return energies.sum(), forces
+
+    def uncertain(
+        positions: jax.Array, neighbors: NeighborList
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        assert with_uncertainty is not None
+        (energies, expected), forces = run(with_uncertainty, positions, neighbors)
+        return energies.sum(), forces, expected
 
     def overflow(neighbors: NeighborList, positions: jax.Array) -> jax.Array:
         return neighbors.overflow | neighbors.stale | lists.is_stale(neighbors, positions)
@@ -207,4 +229,5 @@ def local_potential(
         update=lists.update,
         overflow=overflow,
         energy_and_forces=energy_and_forces,
+        with_uncertainty=uncertain if with_uncertainty is not None else None,
     )

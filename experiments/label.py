@@ -14,14 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from ase.build import molecule
 
 from distill import teachers
 from distill.data import Dataset, HessianConfig, flag_summary, label_structures, load
 from distill.data import read_structures as read_file
 from distill.data.flags import MAX_FORCE
-from distill.errors import ConfigError
-from distill.sampling import rattle
+from distill.sampling import rattle, read_structure
 from distill.teachers.listing import format_teachers, list_teachers
 from quickstart import resolve_teacher
 from script import run_script
@@ -93,13 +91,7 @@ def read_structures(config: LabelConfig) -> Dataset:
     elif path.is_file():
         found = read_file(path)
     else:
-        try:
-            found = Dataset.from_structures([molecule(config.structures)], path.name, "molecule")
-        except (KeyError, NotImplementedError) as error:
-            raise ConfigError(
-                f"structures {config.structures!r} is neither a file nor a molecule that "
-                "ase.build.molecule knows"
-            ) from error
+        found = Dataset.from_structures([read_structure(config.structures)], path.name, "molecule")
     if config.rattled == 0:
         return found
     chosen = np.arange(config.rattled) % len(found)

@@ -15,10 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import ase.io
 import numpy as np
 from ase import Atoms
-from ase.build import molecule
 
 from distill import teachers
 from distill.config import config_to_dict, load_config, save_config
@@ -33,7 +31,7 @@ from distill.evaluation import (
     save_plots,
     summarise_nve,
 )
-from distill.sampling import sample_by_md
+from distill.sampling import read_structure, sample_by_md
 from distill.simulation import TrajectoryWriter
 from distill.students import (
     Student,
@@ -158,18 +156,6 @@ def resolve_teacher(name: str) -> str:
     if (HERE / target).is_file() and not Path(target).is_file():
         return f"{kind}:{HERE / target}{mark}{options}"
     return name
-
-
-def read_structure(name: str) -> Atoms:
-    """A molecule by name, or the first structure of a file."""
-    if Path(name).is_file():
-        return ase.io.read(name, index=0)
-    try:
-        return molecule(name)
-    except (KeyError, NotImplementedError) as error:
-        raise ConfigError(
-            f"structure {name!r} is neither a file nor a molecule that ase.build.molecule knows"
-        ) from error
 
 
 def sample_and_label(teacher: Teacher, atoms: Atoms, config: QuickstartConfig) -> Dataset:

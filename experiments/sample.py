@@ -10,16 +10,28 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 
 from ase import Atoms
 
 from distill import teachers
 from distill.data import Dataset, concatenate, save
+from distill.errors import ConfigError
 from distill.potential import Potential
-from distill.sampling import MDSamplingConfig, sample_by_md
-from distill.sampling.systems import SystemConfig, make_systems
+from distill.sampling import (
+    MDSamplingConfig,
+    RattleConfig,
+    SystemConfig,
+    TreeConfig,
+    make_systems,
+    remove_duplicates,
+    sample_by_md,
+    sample_rattled,
+    sample_tree,
+    select_diverse,
+)
 from distill.students import load_bundle
 from quickstart import resolve_teacher
 from script import run_script
@@ -39,12 +51,18 @@ class SampleConfig:
         system: starts.
         potential: teacher or `bundle:FOLDER` that drives the sampling.
         md: molecular dynamics, every start at every temperature.
+        tree: a family tree of displaced and partly relaxed structures from every start.
+        rattle: displaced and strained copies of every start; needs no potential.
+        select: so many of the most diverse structures are kept; 0 keeps all but duplicates.
         output: dataset file.
     """
 
     system: SystemConfig = field(default_factory=SystemConfig)
     potential: str = "fennol:models/demo_chno.fnx"
     md: MDSamplingConfig | None = None
+    tree: TreeConfig | None = None
+    rattle: RattleConfig | None = None
+    select: int = 0
     output: Path = Path("structures.h5")
 
 
@@ -55,27 +73,35 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: SampleConfig) -> Dataset:
     """The structures, which are also in `config.output`."""
-    make_potential, name = find_potential(config.potential)
+    if config.md is config.tree is config.rattle is None:
+        raise ConfigError("give at least one of md, tree and rattle: there is nothing to sample")
     parts = []
     for number, (system, atoms) in enumerate(make_systems(config.system).items()):
+        shift = 100_000 * number
+        if config.rattle is not None:
+            rattled = replace(config.rattle, seed=config.rattle.seed + shift)
+            parts.append(sample_rattled(atoms, rattled, system=system))
+        if config.md is None and config.tree is None:
+            continue
+        make_potential, name = find_potential(config.potential)
         if config.md is not None:
-            md = config.md
-            parts.append(
-                sample_by_md(
-                    make_potential,
-                    atoms,
-                    MDSamplingConfig(**{**vars(md), "seed": md.seed + 100_000 * number}),
-                    name=f"md:{name}",
-                    system=system,
-                )
-            )
+            md = replace(config.md, seed=config.md.seed + shift)
+            parts.append(sample_by_md(make_potential, atoms, md, name=f"md:{name}", system=system))
+        if config.tree is not None:
+            tree = replace(config.tree, seed=config.tree.seed + shift)
+            parts.append(sample_tree(make_potential, atoms, tree, name=name, system=system))
     dataset = concatenate(parts)
+    kept = dataset.subset(remove_duplicates(dataset))
+    duplicates = len(dataset) - len(kept)
+    if config.select:
+        kept = select_diverse(kept, config.select)
     config.output.parent.mkdir(parents=True, exist_ok=True)
-    save(dataset, config.output)
-    print(f"{config.output}: {len(dataset)} structures")
-    return dataset
+    save(kept, config.output)
+    print(f"{config.output}: {len(kept)} structures, {duplicates} duplicates left out")
+    return kept
 
 
+@lru_cache
 def find_potential(name: str) -> tuple[Callable[[Atoms], Potential], str]:
     """What makes the MD potential of a structure, and its name for the records."""
     kind, _, path = name.partition(":")

@@ -9,17 +9,19 @@ A run that was interrupted continues. Afterwards `evaluate.py` says how good the
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distill.config import config_to_dict, load_config, save_config
+from distill.data.sanity import rare_elements
 from distill.errors import ConfigError
 from distill.evaluation import measure_accuracy, save_learning_curve
 from distill.sampling import MDSamplingConfig
 from distill.sampling.systems import SystemConfig
-from distill.students import save_bundle
+from distill.students import fit_uncertainty, save_bundle
 from distill.training import FitResult, read_metrics
 from distill.training.fit import teacher_spread
 from label import LabelConfig
@@ -30,12 +32,13 @@ from script import run_script
 from training_job import Data, TrainConfig, load_data, train
 
 SMOKE_DATA = Path("runs/smoke/train.h5")
+SMOKE_RUN = Path("runs/smoke/train")
 SMOKE = (
     f"datasets=[{SMOKE_DATA}]",
     "student={architecture: moment-s, cutoff: 4.0}",
     "training={max_steps: 100, validation_every: 50, batch_size: 4, warmup_steps: 10}",
     "split={train: 0.5, validation: 0.25, test: 0.25}",
-    "output=runs/smoke/train",
+    f"output={SMOKE_RUN}",
 )
 
 
@@ -53,13 +56,26 @@ def run(config: TrainConfig) -> dict[str, Any]:
     data = load_data(config)
     result = train(config, data)
     summary = errors_of(result, data)
-    for number, member in enumerate(result.members):
+    students = [
+        replace(
+            member,
+            uncertainty=fit_uncertainty(
+                member, data.dataset, data.parts["train"], data.parts["validation"]
+            ),
+        )
+        for member in result.members
+    ]
+    for number, member in enumerate(students):
         name = "student" if number == 0 else f"member_{number}"
         save_bundle(member, config.output / name, card(config, data, result, summary))
     save_learning_curve(
         read_metrics(config.output / "training" / "metrics.csv"),
         config.output / "learning_curve.png",
     )
+    rare = rare_elements(data.dataset, data.parts["train"])
+    if rare:
+        seen = ", ".join(f"{symbol} {count}" for symbol, count in rare.items())
+        print(f"warning: elements seen in fewer than 10 environments: {seen}")
     for name, value in summary.items():
         if isinstance(value, float):
             print(f"  {name:<32} {value:.4g}")
@@ -122,9 +138,7 @@ def make_smoke_data(path: Path) -> None:
     """A few labelled structures for `--smoke`."""
     structures = path.with_name("train_structures.h5")
     sampling = MDSamplingConfig((300.0,), replicas=4, frames=8, spacing=5.0, equilibration=10.0)
-    sample(
-        SampleConfig(system=SystemConfig(structure="CH3CH2OH"), md=sampling, output=structures)
-    )
+    sample(SampleConfig(system=SystemConfig(structure="CH3CH2OH"), md=sampling, output=structures))
     label(LabelConfig(structures=str(structures), output=path))
 
 

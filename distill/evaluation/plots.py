@@ -94,6 +94,16 @@ def plot_speed(speed: dict[str, Any], axes: Any) -> None:
     )
 
 
+def plot_reliability(bins: dict[str, np.ndarray], axes: Any) -> None:
+    """Predicted against observed force errors of atoms in bins, meV/Å; see `reliability`."""
+    predicted, observed = 1e3 * bins["predicted"], 1e3 * bins["observed"]
+    limits = 0.9 * min(predicted.min(), observed.min()), 1.1 * max(predicted.max(), observed.max())
+    axes.plot(limits, limits, color=GREY, linewidth=1)
+    axes.plot(predicted, observed, "o-", color=BLUE)
+    axes.set(xlim=limits, ylim=limits, xlabel="predicted error of the force (meV/Å)")
+    axes.set(ylabel="observed RMS (meV/Å)", title="atoms in bins of predicted error")
+
+
 def save_plots(
     folder: str | Path,
     *,

@@ -6,8 +6,10 @@ kernel takes the model and dense rows and gives energies with their gradient:
     kernel(atomic_energy, displacements [b, K, 3], neighbor_species [b, K], mask [b, K],
            species [b]) -> (energy [b], dE/d displacement [b, K, 3])
 
-Energies in eV, displacements in Å. Every kernel passes the same tests and can be differentiated
-again, with respect to the parameters and to the displacements.
+A model may return a tuple of arrays with one row per atom, the energy first; it is passed on as it
+is, so that features come along at no cost. Energies in eV, displacements in Å. Every kernel passes
+the same tests and can be differentiated again, with respect to the parameters and to the
+displacements.
 """
 
 from distill.kernels.blocked import blocked

@@ -47,7 +47,8 @@ def blocked(
             split(jnp.asarray(species)),
         ),
     )
-    return (
-        energies.reshape(-1)[:rows],
-        gradients.reshape(-1, slots, 3)[:rows],
-    )
+
+    def whole(array: jax.Array) -> jax.Array:
+        return array.reshape(-1, *array.shape[2:])[:rows]
+
+    return jax.tree.map(whole, energies), gradients.reshape(-1, slots, 3)[:rows]

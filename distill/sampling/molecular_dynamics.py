@@ -63,7 +63,8 @@ def sample_by_md(
         progress: show bars.
 
     Returns:
-        Unlabelled structures; trajectories are called `<system>-<temperature>K-r<replica>`. The
+        Unlabelled structures; trajectories are called `<system>-<temperature>K-r<replica>`, with
+        `-s<seed>` unless that is 0. The
         parent of a frame is the one before it in its trajectory.
 
     Raises:
@@ -105,6 +106,7 @@ def sample_by_md(
             structures.extend(_with_positions(atoms, kept[:, replica]))
             parents.extend([-1, *range(first, first + len(kept) - 1)])
             label = f"{system or atoms.get_chemical_formula()}-{temperature:.0f}K-r{replica}"
+            label += f"-s{config.seed}" if config.seed else ""
             trajectories.extend([label] * len(kept))
             origins.extend([f"{name}:{temperature:.0f}K"] * len(kept))
     return Dataset.from_structures(structures, trajectories, origins, parent=parents)

@@ -71,8 +71,8 @@ def pack_liquid(molecules: Mapping[str, int], density: float, seed: int = 0) -> 
     positions = np.zeros((len(owner), 3))
     for _ in range(MAX_SWEEPS):
         positions = np.concatenate([c + arm for c, arm in zip(centers, arms, strict=True)])
-        push = _overlap_push(positions, cell, owner)
-        if not push.any():
+        push, free = _overlap_push(positions, cell, owner)
+        if free:
             numbers = np.concatenate([part.numbers for part in parts])
             return Atoms(numbers, positions=positions, cell=cell, pbc=True)
         for k in np.unique(owner[push.any(1)]):
@@ -86,8 +86,13 @@ def pack_liquid(molecules: Mapping[str, int], density: float, seed: int = 0) -> 
     )
 
 
-def _overlap_push(positions: np.ndarray, cell: np.ndarray, owner: np.ndarray) -> np.ndarray:
-    """Å by which each atom should move to leave atoms of other molecules, `[n, 3]`."""
+def _overlap_push(
+    positions: np.ndarray, cell: np.ndarray, owner: np.ndarray
+) -> tuple[np.ndarray, bool]:
+    """Å by which each atom should move to leave other molecules, `[n, 3]`; whether all are free.
+
+    Pushes may cancel, those of two opposite images for example: none does not mean no contact.
+    """
     table = neighbor_table(positions, cell, np.ones(3, bool), CONTACT)
     rows, slots = np.nonzero(table.neighbors < len(positions))
     others = table.neighbors[rows, slots]
@@ -99,7 +104,7 @@ def _overlap_push(positions: np.ndarray, cell: np.ndarray, owner: np.ndarray) ->
     push = np.zeros_like(positions)
     steps = 0.5 * (CONTACT + 0.01 - distances) / distances
     np.add.at(push, rows, -steps[:, None] * vectors)
-    return push
+    return push, len(rows) == 0
 
 
 def make_crystal(name: str, repeats: Sequence[int] = (1, 1, 1), strain: float = 0.0) -> Atoms:

@@ -46,13 +46,13 @@ class SystemConfig:
     """Exactly one of the three.
 
     Attributes:
-        structure: a molecule of `ase.build.molecule` or a file, as it is.
+        structure: a molecule of `ase.build.molecule` or a file, as it is; or several of them.
         liquid: packed boxes.
         crystal: supercells.
         seed: of the packing.
     """
 
-    structure: str | None = None
+    structure: str | list[str] | None = None
     liquid: LiquidConfig | None = None
     crystal: CrystalConfig | None = None
     seed: int = 0
@@ -69,10 +69,12 @@ def make_systems(config: SystemConfig) -> dict[str, Atoms]:
     if len(given) != 1:
         raise ConfigError("give exactly one of structure, liquid and crystal")
     if config.structure is not None:
-        return {Path(config.structure).stem: read_structure(config.structure)}
+        names = [config.structure] if isinstance(config.structure, str) else config.structure
+        return {Path(name).stem: read_structure(name) for name in names}
     if config.liquid is not None:
         liquid = config.liquid
         content = "-".join(f"{count}{Path(name).stem}" for name, count in liquid.molecules.items())
+        _require_distinct("liquid.densities", liquid.densities)
         return {
             f"{content}-{density:g}gcc-b{config.seed + box}": pack_liquid(
                 liquid.molecules, density, seed=config.seed + box
@@ -82,6 +84,7 @@ def make_systems(config: SystemConfig) -> dict[str, Atoms]:
         }
     assert config.crystal is not None
     crystal = config.crystal
+    _require_distinct("crystal.strains", crystal.strains)
     size = "x".join(map(str, crystal.repeats))
     return {
         f"{Path(crystal.structure).stem}-{size}-strain{strain:g}": make_crystal(
@@ -89,3 +92,9 @@ def make_systems(config: SystemConfig) -> dict[str, Atoms]:
         )
         for strain in crystal.strains
     }
+
+
+def _require_distinct(name: str, values: tuple[float, ...]) -> None:
+    """Names show six digits: equal ones would be one system."""
+    if len({f"{value:g}" for value in values}) < len(values):
+        raise ConfigError(f"{name} holds a value twice (to six digits): {values}")

@@ -25,7 +25,7 @@ from distill.potential import Potential
 from distill.progress import progress_bar
 from distill.sampling.rattle import rattle
 from distill.sampling.strained import apply_strain, random_strain, require_periodic, require_strain
-from distill.simulation import relax
+from distill.simulation import Relaxed, make_relaxer
 from distill.units import BOLTZMANN
 
 FREE_GENERATIONS = 10
@@ -115,8 +115,8 @@ def sample_tree(
         )
     rng = np.random.default_rng(config.seed)
     thermal = BOLTZMANN * config.temperature
-    potential = make_potential(atoms)
-    reference = relax(potential, atoms.positions[None], config.relaxation_steps).energy[0]
+    relax = make_relaxer(make_potential(atoms))
+    reference = relax(atoms.positions[None], config.relaxation_steps).energy[0]
     ceiling = reference + 1.5 * len(atoms) * thermal
     tree, parents = [atoms], [-1]
     refused: Counter[str] = Counter()
@@ -131,9 +131,9 @@ def sample_tree(
             if config.strain > 0:
                 cell = apply_strain(atoms, random_strain(config.strain, rng)).cell
                 starts = [_in_cell(start, cell) for start in starts]
-                potential = make_potential(starts[0])
+                relax = make_relaxer(make_potential(starts[0]))
             children = rattle(starts, config.rattle, int(rng.integers(2**31)))
-            energies = _relax_in_place(potential, children, config.relaxation_steps)
+            energies = _relax_in_place(relax, children, config.relaxation_steps)
             probabilities = np.exp(-np.maximum(energies - ceiling, 0.0) / thermal)
             drawn = rng.random(config.batch)
             for k, child in enumerate(children):
@@ -155,19 +155,21 @@ def sample_tree(
     )
 
 
-def _relax_in_place(potential: Potential, children: list[Atoms], steps: int) -> np.ndarray:
+def _relax_in_place(
+    relax: Callable[[np.ndarray, int], Relaxed], children: list[Atoms], steps: int
+) -> np.ndarray:
     """Energies `[R]` in eV after the relaxation; NaN for a child that leaves the potential's range.
 
     One such child fails the whole batch: halves are then relaxed on their own.
     """
     try:
-        relaxed = relax(potential, np.stack([a.positions for a in children]), steps)
+        relaxed = relax(np.stack([a.positions for a in children]), steps)
     except (CapacityError, SimulationError):
         if len(children) == 1:
             return np.array([np.nan])
         half = len(children) // 2
         parts = children[:half], children[half:]
-        return np.concatenate([_relax_in_place(potential, part, steps) for part in parts])
+        return np.concatenate([_relax_in_place(relax, part, steps) for part in parts])
     for child, positions in zip(children, relaxed.positions, strict=True):
         child.positions = positions
     return relaxed.energy

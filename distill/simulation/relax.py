@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 
 from distill.errors import CapacityError, SimulationError
 from distill.potential import Potential
-from distill.simulation.run import MAX_REALLOCATIONS, allocate_lists
+from distill.simulation.run import MAX_REALLOCATIONS, allocate_lists, over_replicas
 
 BLOCK_STEPS = 10
 """Steps between looks at the neighbour lists."""
@@ -32,31 +33,29 @@ class Relaxed:
     largest_force: np.ndarray
 
 
-def relax(
-    potential: Potential,
-    positions: np.ndarray,
-    steps: int,
-    *,
-    step_size: float = 0.01,
-    max_step: float = 0.05,
-) -> Relaxed:
-    """Walk downhill for some steps; the cell stays.
+def relax(potential: Potential, positions: np.ndarray, steps: int, **sizes: float) -> Relaxed:
+    """Walk downhill for some steps once; see `make_relaxer`."""
+    return make_relaxer(potential, **sizes)(positions, steps)
+
+
+def make_relaxer(
+    potential: Potential, *, step_size: float = 0.01, max_step: float = 0.05
+) -> Callable[[np.ndarray, int], Relaxed]:
+    """A function that walks downhill for some steps; the cell stays. It compiles once.
 
     Meant for sampling and for removing the worst contacts of a start, where a robust walk counts
     and a converged minimum does not. For minima use the optimisers of ASE with a calculator.
 
     Args:
         potential: see `distill.potential.Potential`.
-        positions: `[R, n, 3]`, Å, one or more replicas.
-        steps: number of steps; 0 only evaluates.
         step_size: Å²/eV, displacement per force.
         max_step: Å, longest displacement of an atom in one step.
 
-    Raises:
-        SimulationError: positions or energies became NaN or infinite.
-        CapacityError: the neighbour list kept overflowing.
+    Returns:
+        `(positions [R, n, 3] in Å, steps) -> Relaxed`, for one or more replicas; 0 steps only
+        evaluate. It raises `SimulationError` when positions or energies become NaN or infinite
+        and `CapacityError` when the neighbour list keeps overflowing.
     """
-    current = jnp.asarray(positions, potential.dtype)
 
     def walk(x: jax.Array, lists: Any, n_steps: int) -> Any:
         def step(_: Any, carry: Any) -> Any:
@@ -75,15 +74,30 @@ def relax(
         return x, lists, overflow, energy, jnp.linalg.norm(force, axis=-1).max()
 
     block = jax.jit(
-        lambda x, lists, n: jax.vmap(lambda a, b: walk(a, b, n))(x, lists), static_argnums=2
+        lambda x, lists, n: over_replicas(
+            lambda own: walk(own[0], own[1], n), (x, lists), len(potential.numbers)
+        ),
+        static_argnums=2,
     )
+
+    def run(positions: np.ndarray, steps: int) -> Relaxed:
+        return _walk(potential, block, positions, steps)
+
+    return run
+
+
+def _walk(potential: Potential, block: Any, positions: np.ndarray, steps: int) -> Relaxed:
+    current = jnp.asarray(positions, potential.dtype)
     lists = allocate_lists(potential, current, None, True)
     done, first = 0, True
     while first or done < steps:
         n_steps, first = min(BLOCK_STEPS, steps - done), False
-        for _ in range(MAX_REALLOCATIONS):
+        for growth in range(MAX_REALLOCATIONS):
             new, new_lists, overflow, energy, force = block(current, lists, n_steps)
-            if not bool(jnp.any(overflow)):
+            finite = np.isfinite(np.asarray(new)).all((1, 2)) & np.isfinite(np.asarray(energy))
+            # Lost atoms make every list look too old: if the first larger one does not help,
+            # none will, and what really happened is said below.
+            if not bool(jnp.any(overflow)) or (growth and not finite.all()):
                 break
             lists = allocate_lists(potential, current, new_lists, True)
         else:
@@ -91,7 +105,6 @@ def relax(
                 f"the neighbour list still overflows after {MAX_REALLOCATIONS} growths: the atoms "
                 "collapse, because the potential is outside its range; check the start"
             )
-        finite = np.isfinite(np.asarray(new)).all((1, 2)) & np.isfinite(np.asarray(energy))
         if not finite.all():
             raise SimulationError(
                 f"replicas {np.flatnonzero(~finite)[:10].tolist()} became NaN or infinite while "

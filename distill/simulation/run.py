@@ -25,6 +25,9 @@ from distill.units import BOLTZMANN
 MAX_REALLOCATIONS = 10
 """Growths of the list within one block after which the run is given up."""
 
+SEQUENTIAL_FROM = 32
+"""Atoms from which replicas run one after the other on a CPU."""
+
 
 @dataclass(frozen=True)
 class Frames:
@@ -38,6 +41,8 @@ class Frames:
         kinetic_energy: `[T, (R)]`, eV.
         temperature: `[T, (R)]`, K, of the 3n - 3 degrees of freedom of the motion relative to the
             centre of mass, which the Langevin bath moves too (of all 3 for a single atom).
+        uncertainty: `[T, (R,) n]`, eV/Å, expected length of the force error of each atom; no
+            atoms (`n = 0`) for a potential without uncertainty.
     """
 
     time: np.ndarray
@@ -46,6 +51,7 @@ class Frames:
     potential_energy: np.ndarray
     kinetic_energy: np.ndarray
     temperature: np.ndarray
+    uncertainty: np.ndarray
 
     @property
     def total_energy(self) -> np.ndarray:
@@ -164,8 +170,13 @@ def make_block(
 
     def record(carry: Any, _: Any) -> Any:
         state, neighbors, overflow = jax.lax.fori_loop(0, config.record_every, one_step, carry)
-        energy, _ = potential.energy_and_forces(state.position, neighbors)
-        seen = (state.position, state.momentum / state.mass, energy, kinetic_energy(state))
+        if potential.with_uncertainty is None:
+            energy, _ = potential.energy_and_forces(state.position, neighbors)
+            uncertainty = jnp.zeros(0, potential.dtype)
+        else:
+            energy, _, uncertainty = potential.with_uncertainty(state.position, neighbors)
+        velocity = state.momentum / state.mass
+        seen = (state.position, velocity, energy, kinetic_energy(state), uncertainty)
         return (state, neighbors, overflow), seen
 
     def block(state: Any, neighbors: Any, n_records: int) -> Any:
@@ -179,9 +190,11 @@ def make_block(
         return jax.jit(start), jax.jit(block, static_argnums=2)
 
     def many(state: Any, neighbors: Any, n_records: int) -> Any:
-        return jax.vmap(lambda s, n: block(s, n, n_records), out_axes=(0, 0, 1, 0))(
-            state, neighbors
+        state, neighbors, seen, overflow = over_replicas(
+            lambda own: block(own[0], own[1], n_records), (state, neighbors), len(potential.numbers)
         )
+        seen = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), seen)
+        return state, neighbors, seen, overflow
 
     def start_many(key: Any, positions: Any, neighbors: Any, velocities: Any = None) -> Any:
         if velocities is None:
@@ -189,6 +202,18 @@ def make_block(
         return jax.vmap(start)(key, positions, neighbors, jnp.asarray(velocities))
 
     return jax.jit(start_many), jax.jit(many, static_argnums=2)
+
+
+def over_replicas(function: Callable[[Any], Any], replicas: Any, n_atoms: int) -> Any:
+    """`function` of each replica (leading axis of all arrays), results stacked.
+
+    Under vmap a list would be rebuilt for all replicas in every step, because a branch becomes a
+    choice between two computed results. A CPU gains nothing from vmap beyond small systems, so
+    there the replicas run one after the other within the compiled loop.
+    """
+    if jax.default_backend() == "cpu" and n_atoms >= SEQUENTIAL_FROM:
+        return jax.lax.map(function, replicas)
+    return jax.vmap(function)(replicas)
 
 
 def allocate_lists(potential: Potential, positions: Any, previous: Any, replicas: bool) -> Any:
@@ -215,7 +240,7 @@ def _with_overflow(lists: Any) -> Any:
 
 
 def _to_frames(records: Any, potential: Potential, config: MDConfig, done: int) -> Frames:
-    positions, velocities, potential_energy, kinetic = (np.asarray(r) for r in records)
+    positions, velocities, potential_energy, kinetic, expected = (np.asarray(r) for r in records)
     steps = done + config.record_every * np.arange(1, len(positions) + 1)
     return Frames(
         time=steps * config.timestep,
@@ -224,6 +249,7 @@ def _to_frames(records: Any, potential: Potential, config: MDConfig, done: int) 
         potential_energy=potential_energy,
         kinetic_energy=kinetic,
         temperature=_temperature(velocities.astype(np.float64), mass_of(potential.numbers)),
+        uncertainty=expected,
     )
 
 

@@ -28,13 +28,15 @@ from safetensors.numpy import load as load_tensors
 from safetensors.numpy import save as save_tensors
 
 from distill.errors import BundleError, ConfigError
-from distill.students.spec import StudentSpec
+from distill.students.spec import StudentSpec, passes_messages
 from distill.students.student import Student
+from distill.students.uncertainty import Uncertainty
 
 FORMAT = "distill bundle"
 FORMAT_VERSION = 1
 MODEL, PARAMETERS, CARD = "model.yaml", "parameters.safetensors", "card.yaml"
 SEPARATOR = "/"
+UNCERTAINTY = "uncertainty"
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,9 @@ def save_bundle(student: Student, path: str | Path, card: Mapping[str, Any]) -> 
         SEPARATOR.join(key): np.asarray(value, order="C")
         for key, value in flatten_dict(jax.device_get(student.variables)).items()
     }
+    if student.uncertainty is not None:
+        for key, value in vars(student.uncertainty).items():
+            arrays[SEPARATOR.join((UNCERTAINTY, key))] = np.asarray(value, order="C")
     parameters = save_tensors(arrays)
     full_card = {
         "units": {"energy": "eV", "length": "Angstrom", "stress": "eV/Angstrom^3"},
@@ -153,10 +158,12 @@ def load_bundle(path: str | Path) -> Bundle:
         energies = model["reference_energies"]
         reference = np.array([energies[chemical_symbols[z]] for z in spec.elements], np.float64)
         variables = unflatten_dict({tuple(k.split(SEPARATOR)): v for k, v in arrays.items()})
+        uncertainty = variables.pop(UNCERTAINTY, None)
         _check_shapes(spec, variables)
+        expected = None if uncertainty is None else Uncertainty(**uncertainty)
     except (SafetensorError, ConfigError, KeyError, TypeError, ValueError) as error:
         raise BundleError(f"{path} cannot be read as a bundle: {error}") from error
-    return Bundle(Student(spec, variables, reference), card, path)
+    return Bundle(Student(spec, variables, reference, expected), card, path)
 
 
 def versions() -> dict[str, str]:
@@ -172,12 +179,14 @@ def versions() -> dict[str, str]:
 
 
 def _check_shapes(spec: StudentSpec, variables: Any) -> None:
-    rows = (
+    rows: tuple[jax.ShapeDtypeStruct, ...] = (
         jax.ShapeDtypeStruct((1, 1, 3), np.float32),
         jax.ShapeDtypeStruct((1, 1), np.int32),
         jax.ShapeDtypeStruct((1, 1), bool),
         jax.ShapeDtypeStruct((1,), np.int32),
     )
+    if passes_messages(spec.build()):
+        rows = (*rows, jax.ShapeDtypeStruct((1, 1), np.int32))
     expected = jax.eval_shape(lambda *r: spec.build().init(jax.random.PRNGKey(0), *r), *rows)
     found = {k: np.shape(v) for k, v in flatten_dict(variables).items()}
     wanted = {k: v.shape for k, v in flatten_dict(expected).items() if k[0] != "intermediates"}

@@ -31,26 +31,33 @@ class PerElementDense(nn.Module):
         ).astype(x.dtype)
         bias = self.param("bias", nn.initializers.zeros, (self.n_elements, self.features))
         bias = bias.astype(x.dtype)
-        if isinstance(species, np.ndarray):
-            return self._grouped(x, species, kernel, bias)
-        # All elements for all atoms, then a choice: dense and without a gather of weights.
-        every = jnp.einsum("ni,eio->eno", x, kernel) + bias[:, None]
-        chosen = jax.nn.one_hot(species, self.n_elements, dtype=x.dtype)
-        return jnp.einsum("eno,ne->no", every, chosen)
+        return per_element_affine(x, species, kernel, bias)
 
-    def _grouped(
-        self, x: jax.Array, species: np.ndarray, kernel: jax.Array, bias: jax.Array
-    ) -> jax.Array:
-        starts = np.flatnonzero(np.diff(species, prepend=-1))
-        if len(starts) > 2 * self.n_elements:
-            order = np.argsort(species, kind="stable")
-            sorted_result = self._grouped(x[order], species[order], kernel, bias)
-            return sorted_result[np.argsort(order, kind="stable")]
-        # Atoms of one element stand together: slices cost nothing, gathers would.
-        ends = [*starts[1:], len(species)]
-        return jnp.concatenate(
-            [
-                x[start:end] @ kernel[species[start]] + bias[species[start]]
-                for start, end in zip(starts, ends, strict=True)
-            ]
-        )
+
+def per_element_affine(
+    x: jax.Array, species: Species, kernel: jax.Array, bias: jax.Array
+) -> jax.Array:
+    """`x @ kernel[species] + bias[species]` for x `[N, in]`; a numpy `species` is static."""
+    n_elements = len(kernel)
+    if isinstance(species, np.ndarray):
+        return _grouped(x, species, kernel, bias)
+    # All elements for all atoms, then a choice: dense and without a gather of weights.
+    every = jnp.einsum("ni,eio->eno", x, kernel) + bias[:, None]
+    chosen = jax.nn.one_hot(species, n_elements, dtype=x.dtype)
+    return jnp.einsum("eno,ne->no", every, chosen)
+
+
+def _grouped(x: jax.Array, species: np.ndarray, kernel: jax.Array, bias: jax.Array) -> jax.Array:
+    starts = np.flatnonzero(np.diff(species, prepend=-1))
+    if len(starts) > 2 * len(kernel):
+        order = np.argsort(species, kind="stable")
+        sorted_result = _grouped(x[order], species[order], kernel, bias)
+        return sorted_result[np.argsort(order, kind="stable")]
+    # Atoms of one element stand together: slices cost nothing, gathers would.
+    ends = [*starts[1:], len(species)]
+    return jnp.concatenate(
+        [
+            x[start:end] @ kernel[species[start]] + bias[species[start]]
+            for start, end in zip(starts, ends, strict=True)
+        ]
+    )

@@ -14,12 +14,13 @@ import numpy as np
 from ase import Atoms
 
 from distill.data.labels import Labels
-from distill.graph import Graph
+from distill.graph import Graph, displacements, neighbor_species
 from distill.kernels import KERNELS, Kernel, blocked
 from distill.kernels.contract import Species
 from distill.neighbors import batch_graphs, bucket, species_index
 from distill.potential import Evaluation, Potential, evaluate, local_potential
 from distill.students.spec import StudentSpec, passes_messages
+from distill.students.uncertainty import Uncertainty
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,13 @@ class Student:
         spec: rebuilds the module.
         variables: Flax variables, collections `params` and `statistics`.
         reference_energies: `[n_elements]` float64, eV, added on the host.
+        uncertainty: of the forces on each atom, see `fit_uncertainty`; None if it was not fitted.
     """
 
     spec: StudentSpec
     variables: Any
     reference_energies: np.ndarray
+    uncertainty: Uncertainty | None = None
 
     def __post_init__(self) -> None:
         # A numpy array (from a bundle, say) cannot be indexed by the traced species of a kernel.
@@ -77,6 +80,22 @@ class Student:
         )
         return energies
 
+    def energy_and_features(self, *rows: Any) -> tuple[jax.Array, jax.Array]:
+        """Energies `[N]` as in `atomic_energy`, and the last features of the network `[N, F]`."""
+        energies, sown = self.module.apply(self.variables, *rows, mutable=["intermediates"])
+        return energies, sown["intermediates"]["last_features"][0]
+
+    def energy_and_uncertainty(self, *rows: Any) -> tuple[jax.Array, jax.Array]:
+        """Energies `[N]` as in `atomic_energy`, and the expected force errors `[N]` in eV/Å.
+
+        Raises:
+            ValueError: the student has no fitted uncertainty.
+        """
+        if self.uncertainty is None:
+            raise ValueError("this student has no uncertainty: see students.fit_uncertainty")
+        energies, features = self.energy_and_features(*rows)
+        return energies, self.uncertainty(features, rows[3])
+
     @property
     def message_passing(self) -> bool:
         """Whether atoms see further than the cutoff, through their neighbours."""
@@ -117,10 +136,13 @@ class Student:
             dtype=dtype,
             kernel=chosen or blocked,
             message_passing=self.message_passing,
+            with_uncertainty=self.energy_and_uncertainty if self.uncertainty else None,
         )
 
     def label(self, structures: Sequence[Atoms], dtype: Any = np.float32) -> Labels:
         """Energies, forces, stress (NaN without periodicity) and per-atom energies of a batch.
+
+        Expected force errors too, if an uncertainty was fitted.
 
         Shapes are padded to a ladder of sizes, so that repeated calls seldom compile.
         """
@@ -142,7 +164,13 @@ class Student:
         parts = [slice(a, b) for a, b in zip(starts, ends, strict=True)]
         forces = np.asarray(result.forces, np.float64)
         atomic = np.asarray(result.per_atom_energy, np.float64)
+        spread = None
+        if self.uncertainty is not None:
+            _, features = self.evaluate_with_features(graph)
+            expected = np.asarray(self.uncertainty(features, graph.species), np.float64)
+            spread = [expected[part] for part in parts]
         return Labels(
+            uncertainty=spread,
             energy=energy + [self.reference_energy(a.numbers) for a in structures],
             forces=[forces[part] for part in parts],
             stress=virial / volume[:, None, None],
@@ -151,6 +179,27 @@ class Student:
                 for part, a in zip(parts, structures, strict=True)
             ],
         )
+
+    def evaluate_with_features(self, graph: Graph) -> tuple[Evaluation, jax.Array]:
+        """Results for a graph, and the last features of the network `[N, F]`."""
+        return self._evaluate_with_features(graph)
+
+    @cached_property
+    def _evaluate_with_features(self) -> Any:
+        @jax.jit
+        def run(graph: Graph) -> tuple[Evaluation, jax.Array]:
+            rows: tuple[Any, ...] = (
+                displacements(graph),
+                neighbor_species(graph),
+                graph.pair_mask,
+                graph.species,
+            )
+            if self.message_passing:
+                rows = (*rows, jnp.minimum(graph.neighbors, len(graph.neighbors) - 1))
+            result = evaluate(self.atomic_energy, graph, message_passing=self.message_passing)
+            return result, self.energy_and_features(*rows)[1]
+
+        return run
 
     @cached_property
     def _evaluate(self) -> Any:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
+
 from distill.errors import ConfigError
 
 TERMS = ("energy", "forces", "stress", "per_atom_energy", "hessian")
@@ -46,12 +48,15 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         for name, points in self.schedule.items():
-            shares = [point[0] for point in points if len(point) == 2]
-            if name not in TERMS or len(shares) != len(points) or sorted(shares) != shares:
+            pairs = bool(points) and all(np.shape(point) == (2,) for point in points)
+            shares = [point[0] for point in points] if pairs else []
+            if name not in TERMS or not pairs or sorted(shares) != shares:
                 raise ConfigError(
                     f"loss.schedule of {name!r} must be rising pairs [share, factor] of one of "
                     f"{', '.join(TERMS)}"
                 )
+        if self.force_kind == "huber" and not self.huber_delta > 0:
+            raise ConfigError(f"loss.huber_delta is {self.huber_delta}: give one above 0")
         if all(getattr(self, name) <= 0 for name in TERMS):
             raise ConfigError("all weights of the loss are 0: there is nothing to learn")
 

@@ -38,6 +38,7 @@ from distill.training.step import (
     make_evaluation_step,
     make_optimizer,
     make_train_step,
+    place_state,
     shard_batch,
 )
 
@@ -168,9 +169,10 @@ class _Run:
         params = [member.variables["params"] for member in start]
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *params)
         optimizer = make_optimizer(config)
-        self.state = initial_state(
+        start_state = initial_state(
             stacked if config.ensemble > 1 else params[0], optimizer, config.ensemble
         )
+        self.state = place_state(start_state, config.devices)
         self.best: Any = {"params": self.state.params}
         self.record = new_record(_identity(config, dataset, train, validation, student))
         self.checkpoints = Checkpoints(folder)
@@ -224,7 +226,7 @@ class _Run:
                 bar.update(step + 1 - bar.n)
         metrics = self._validate()
         if metrics is None:
-            self._roll_back(stop, "the validation loss exploded")
+            self._roll_back(stop - 1, "the validation loss exploded")
             bar.n = self.step
             return None
         bar.set_postfix(force_mae=f"{1e3 * metrics['validation_force_mae']:.1f} meV/Å")
@@ -350,10 +352,13 @@ def teacher_spread(dataset: Dataset, indices: np.ndarray) -> float:
 
 
 def _require_labels(dataset: Dataset, train: np.ndarray, config: TrainingConfig) -> None:
+    chosen = np.arange(len(dataset))[train]
+    atoms = np.isin(np.repeat(np.arange(len(dataset)), dataset.n_atoms), chosen)
+    with_products = () if dataset.hessian is None else dataset.hessian.structure
     wanted = {
-        "stress": np.isfinite(dataset.stress[train]).all((1, 2)).any(),
-        "per_atom_energy": np.isfinite(dataset.per_atom_energy).any(),
-        "hessian": dataset.hessian is not None and len(dataset.hessian) > 0,
+        "stress": np.isfinite(dataset.stress[chosen]).all((1, 2)).any(),
+        "per_atom_energy": np.isfinite(dataset.per_atom_energy[atoms]).any(),
+        "hessian": np.isin(with_products, chosen).any(),
     }
     for name, there in wanted.items():
         if getattr(config.loss, name) and not there:

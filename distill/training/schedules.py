@@ -57,7 +57,7 @@ def learning_rate(config: TrainingConfig, step: int, factor: float = 1.0) -> flo
     if step < warmup:
         return factor * peak * (0.1 + 0.9 * step / warmup)
     if config.schedule == "plateau":
-        return peak * max(factor, floor)
+        return factor * peak
     share = min((step - warmup) / max(config.max_steps - warmup, 1), 1.0)
     return factor * peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * share)))
 
@@ -91,8 +91,11 @@ def after_validation(record: dict[str, Any], config: TrainingConfig, improved: b
     """Count validations without improvement and lower the rate on a plateau."""
     record["since_best"] = 0 if improved else record["since_best"] + 1
     record["since_drop"] = 0 if improved else record["since_drop"] + 1
-    if config.schedule == "plateau" and record["since_drop"] >= config.plateau_patience:
-        record["rate_factor"] *= config.plateau_factor
+    late = not improved and record["since_drop"] >= config.plateau_patience
+    if config.schedule == "plateau" and late:
+        # A rollback may have gone below the floor: then the rate stays there.
+        floor = min(config.final_learning_rate, record["rate_factor"])
+        record["rate_factor"] = max(record["rate_factor"] * config.plateau_factor, floor)
         record["since_drop"] = 0
 
 

@@ -54,7 +54,13 @@ def make_optimizer(config: TrainingConfig) -> optax.GradientTransformation:
     if config.optimizer == "muon":
         from optax.contrib import muon
 
-        core = muon(1.0, weight_decay=config.weight_decay, adam_learning_rate=1.0)
+        core = muon(
+            1.0,
+            weight_decay=config.weight_decay,
+            adam_weight_decay=config.weight_decay,
+            adam_learning_rate=1.0,
+            muon_weight_dimension_numbers=_matrices,
+        )
     else:
         core = optax.adamw(1.0, weight_decay=config.weight_decay)
     return optax.chain(optax.clip_by_global_norm(config.gradient_clip), core)
@@ -151,13 +157,47 @@ def shard_batch(batch: Batch, devices: int) -> Batch:
     """
     if devices == 1:
         return batch
+    return jax.device_put(batch, NamedSharding(_mesh(devices), PartitionSpec("shard")))
+
+
+def place_state(state: TrainState, devices: int) -> TrainState:
+    """The state on each of the devices that share the batches, and committed to them.
+
+    A restored state is committed too: steps after a restart then need no other compilation, and
+    all of it lies where the batches do.
+
+    Raises:
+        ConfigError: there are fewer local devices.
+    """
+    if devices == 1:
+        return jax.tree.map(lambda leaf: jax.device_put(leaf, leaf.sharding), state)
+    return jax.device_put(state, NamedSharding(_mesh(devices), PartitionSpec()))
+
+
+def _mesh(devices: int) -> Mesh:
     local = jax.local_devices()
     if len(local) < devices:
         raise ConfigError(
             f"training.devices is {devices}, but there are {len(local)} local devices"
         )
-    mesh = Mesh(local[:devices], ("shard",))
-    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("shard")))
+    return Mesh(local[:devices], ("shard",))
+
+
+def _matrices(params: Any) -> Any:
+    """Which parameters are matrices to Muon, and along which axes; None for Adam's.
+
+    Most have the elements along a leading axis, each with a matrix of its own; biases, factors
+    and embeddings then look like matrices and are none. A single column has no directions to
+    balance: Muon would only forget the size of its gradient.
+    """
+    from optax.contrib import MuonDimensionNumbers
+
+    def of(path: Any, leaf: Any) -> MuonDimensionNumbers | None:
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        matrix = (name == "kernel" or name.startswith("radial_")) and min(leaf.shape[-2:]) > 1
+        return MuonDimensionNumbers(-2, -1) if matrix else None
+
+    return jax.tree_util.tree_map_with_path(of, params)
 
 
 def _rates(params: Any, rates: Mapping[str, float]) -> Any:
