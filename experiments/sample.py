@@ -18,7 +18,7 @@ from ase import Atoms
 
 from distill import teachers
 from distill.data import Dataset, concatenate, save
-from distill.errors import ConfigError
+from distill.errors import CapacityError, ConfigError, SimulationError
 from distill.potential import Potential
 from distill.sampling import (
     MDSamplingConfig,
@@ -86,10 +86,15 @@ def run(config: SampleConfig) -> Dataset:
         make_potential, name = find_potential(config.potential)
         if config.md is not None:
             md = replace(config.md, seed=config.md.seed + shift)
-            parts.append(sample_by_md(make_potential, atoms, md, name=f"md:{name}", system=system))
+            parts.extend(run_md_at_each_temperature(make_potential, atoms, md, name, system))
         if config.tree is not None:
             tree = replace(config.tree, seed=config.tree.seed + shift)
             parts.append(sample_tree(make_potential, atoms, tree, name=name, system=system))
+    if not parts:
+        raise SimulationError(
+            f"{config.potential} let every run explode: relax the starts (relaxation_steps), lower "
+            "the temperatures, or drive with another potential"
+        )
     dataset = concatenate(parts)
     kept = dataset.subset(remove_duplicates(dataset))
     duplicates = len(dataset) - len(kept)
@@ -99,6 +104,27 @@ def run(config: SampleConfig) -> Dataset:
     save(kept, config.output)
     print(f"{config.output}: {len(kept)} structures, {duplicates} duplicates left out")
     return kept
+
+
+def run_md_at_each_temperature(
+    make_potential: Callable[[Atoms], Potential],
+    atoms: Atoms,
+    config: MDSamplingConfig,
+    name: str,
+    system: str,
+) -> list[Dataset]:
+    """One dataset per temperature; a run that explodes is reported and left out.
+
+    A first student is rarely stable everywhere, and the other runs must not be lost with one.
+    """
+    parts = []
+    for number, temperature in enumerate(config.temperatures):
+        own = replace(config, temperatures=(temperature,), seed=config.seed + 1000 * number)
+        try:
+            parts.append(sample_by_md(make_potential, atoms, own, name=f"md:{name}", system=system))
+        except (SimulationError, CapacityError) as error:
+            print(f"warning: {system} at {temperature:g} K is left out: {error}")
+    return parts
 
 
 @lru_cache

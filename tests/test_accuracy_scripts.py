@@ -1,0 +1,89 @@
+"""The scripts from sampling to evaluation run one after the other, and leave what they promise."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill.data import load
+from distill.evaluation.results import read_records
+from distill.students import load_bundle
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture
+def script(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A script as a module, by its name."""
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    return importlib.import_module
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("scripts")
+
+
+def test_train_and_evaluate(script, folder, monkeypatch, capsys):
+    train, evaluate = script("train"), script("evaluate")
+    report_accuracy = script("report_accuracy")
+    monkeypatch.chdir(folder)
+    options = ["training.max_steps=40", "training.validation_every=20"]
+    assert train.main(["--smoke", *options]) == 0
+    run = folder / train.SMOKE_RUN
+    for name in ("config.yaml", "split.json", "learning_curve.png", "student", "training"):
+        assert (run / name).exists()
+    student = load_bundle(run / "student").student
+    assert student.uncertainty is not None
+    records = folder / "accuracy.json"
+    assert evaluate.main(["--smoke", f"record={records}", "case=ethanol"]) == 0
+    errors = json.loads((run / "errors.json").read_text())
+    assert (run / "reliability.png").exists() and (run / "force_parity.png").exists()
+    by_metric = {r["metric"]: r for r in read_records(records)}
+    assert by_metric["force_mae_mev_per_ang"]["value"] == errors["force_mae_mev_per_ang"] > 0
+    assert by_metric["parameters"]["value"] == student.n_parameters
+    table = report_accuracy.table(read_records(records))
+    assert f"| ethanol | train | 16 | {student.n_parameters} |" in table
+    report_accuracy.plot(read_records(records), folder / "plot.png")
+    assert (folder / "plot.png").stat().st_size > 0
+    # Other settings do not overwrite a run; the same ones find it done.
+    assert train.main(["--smoke", *options, "seed=1"]) == 1
+    assert "other settings" in capsys.readouterr().err
+    split = json.loads((run / "split.json").read_text())
+    assert not set(split["train"]) & set(split["test"])
+
+
+def test_sampling_without_a_potential(script, folder, monkeypatch, capsys):
+    sample = script("sample")
+    monkeypatch.chdir(folder)
+    output = folder / "rattled.h5"
+    arguments = [
+        "system={crystal: {structure: Cu, repeats: [2, 2, 1], strains: [0.0, 0.02]}}",
+        "rattle={copies: 6, standard_deviations: [0.05], strain: 0.01}",
+        f"output={output}",
+    ]
+    assert sample.main([*arguments, "select=9"]) == 0
+    dataset = load(output)
+    assert len(dataset) == 9 and dataset.pbc.all()
+    assert set(dataset.parent) > {-1}
+    assert sample.main(arguments[:1]) == 1
+    assert "at least one of md, tree and rattle" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_sweep_finds_and_resumes(script, folder, monkeypatch):
+    sweep = script("sweep")
+    monkeypatch.chdir(folder)
+    assert sweep.main(["--smoke"]) == 0
+    best = json.loads((folder / "runs/smoke/sweep/best.json").read_text())
+    assert 1e-3 <= best["training.learning_rate"] <= 1e-2
+    assert sweep.main(["--smoke", "trials=3"]) == 0
+    assert sorted(p.name for p in (folder / "runs/smoke/sweep").glob("trial_*")) == [
+        "trial_0",
+        "trial_1",
+        "trial_2",
+    ]
