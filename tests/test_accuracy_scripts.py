@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from distill.data import load
+from distill.data import load, save
 from distill.evaluation.results import read_records
 from distill.students import load_bundle
 
@@ -50,6 +51,14 @@ def test_train_and_evaluate(script, folder, monkeypatch, capsys):
     assert f"| ethanol | train | 16 | {student.n_parameters} |" in table
     report_accuracy.plot(read_records(records), folder / "plot.png")
     assert (folder / "plot.png").stat().st_size > 0
+    # Against labels of another method: here the same ones, off by a constant.
+    dataset = load(train.SMOKE_DATA)
+    save(replace(dataset, forces=dataset.forces + 0.25), folder / "reference.h5")
+    against = evaluate.main(["--smoke", f"reference={folder / 'reference.h5'}"])
+    assert against == 0
+    errors = json.loads((run / "errors.json").read_text())
+    assert errors["teacher_against_reference_mae_mev_per_ang"] == pytest.approx(250.0)
+    assert errors["student_against_reference_mae_mev_per_ang"] > 100.0
     # Other settings do not overwrite a run; the same ones find it done.
     assert train.main(["--smoke", *options, "seed=1"]) == 1
     assert "other settings" in capsys.readouterr().err

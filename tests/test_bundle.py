@@ -223,7 +223,7 @@ def grow_network(bundle: Path) -> None:
 
 
 def drop_array(bundle: Path) -> None:
-    edit_arrays(bundle, lambda arrays: arrays.pop("params/radial_1"))
+    edit_arrays(bundle, lambda arrays: arrays.pop("params/layer_0/radial_1"))
 
 
 def add_array(bundle: Path) -> None:
@@ -252,7 +252,7 @@ def unknown_option(bundle: Path) -> None:
 
 FORGERIES = {
     "larger network": (grow_network, "arrays do not fit the architecture: .*kernel"),
-    "array missing": (drop_array, "arrays do not fit the architecture: params/radial_1"),
+    "array missing": (drop_array, "arrays do not fit the architecture: params/layer_0/radial_1"),
     "array too many": (add_array, "arrays do not fit the architecture: params/extra"),
     "no tensors": (not_tensors, "cannot be read as a bundle"),
     "unknown element": (unknown_element, "unknown elements: Qq"),

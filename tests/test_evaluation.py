@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase.build import molecule
+from ase.data import chemical_symbols
 
 from distill.data import Dataset, Labels
 from distill.errors import DatasetError
@@ -199,6 +200,18 @@ def test_elements_that_training_never_saw_fail_the_certificate(tmp_path):
     _, page = save_certificate(certificate, tmp_path)
     assert "not in training: N" in page.read_text()
     assert "**no**" in page.read_text()
+
+
+def test_rare_elements_are_a_warning(tmp_path):
+    dataset = _labelled()
+    numbers = dataset.subset([0, 3, 6, 9]).numbers
+    certificate = _certificate(dataset)
+    rare = {chemical_symbols[z]: int((numbers == z).sum()) for z in dataset.elements}
+    rare = {symbol: count for symbol, count in rare.items() if count < 10}
+    assert certificate["data"]["rare_elements"] == rare
+    assert "O" in rare
+    _, page = save_certificate(certificate, tmp_path)
+    assert f"**warning**: O was seen in {rare['O']} environments" in page.read_text()
 
 
 def test_a_nan_is_a_miss_and_the_file_stays_valid_json(tmp_path):

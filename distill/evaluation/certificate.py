@@ -15,6 +15,7 @@ from ase import Atoms
 from ase.data import chemical_symbols
 
 from distill.data import Dataset, flag_summary
+from distill.data.sanity import rare_elements
 from distill.evaluation.environment import describe_environment
 from distill.students import Student
 
@@ -96,6 +97,7 @@ def make_certificate(
             "elements_in_training": [chemical_symbols[z] for z in sorted(trained)],
             "elements_in_system": [chemical_symbols[z] for z in present],
             "elements_not_in_training": [chemical_symbols[z] for z in present if z not in trained],
+            "rare_elements": rare_elements(dataset, parts["train"]),
         },
         "accuracy": dict(accuracy),
         "nve": dict(nve),
@@ -185,6 +187,11 @@ def to_markdown(certificate: Mapping[str, Any], plots: Sequence[Path] = ()) -> s
         f"- elements in training data: {', '.join(data['elements_in_training'])}; in the system: "
         f"{', '.join(data['elements_in_system'])}; not in training: "
         f"{', '.join(data['elements_not_in_training']) or 'none'}",
+        *(
+            f"- **warning**: {symbol} was seen in {count} environments of the training data only; "
+            "label more structures that hold it"
+            for symbol, count in data["rare_elements"].items()
+        ),
         f"- structures: {', '.join(f'{k} {v}' for k, v in data['structures'].items())}",
         f"- split: {', '.join(f'{k} {v}' for k, v in data['split'].items())}",
         "",

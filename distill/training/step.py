@@ -105,7 +105,7 @@ def make_train_step(
     ) -> tuple[Any, Any, jax.Array, jax.Array, dict[str, jax.Array]]:
         gradient_of = jax.value_and_grad(loss_of, has_aux=True)
         (value, sums), gradient = gradient_of(params, batch, controls.factors)
-        norm = optax.global_norm(gradient)
+        norm = jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(gradient)))
         updates, opt_state = optimizer.update(gradient, opt_state, params)
         rates = _rates(params, config.rates)
         moved = jax.tree.map(
