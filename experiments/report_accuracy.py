@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from distill.evaluation.plots import BLUE, GREY
 from distill.evaluation.results import read_records
@@ -75,7 +76,7 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
         for (case, subject), metrics in by_student(records).items()
         if "force_mae_mev_per_ang" in metrics
     ]
-    figure = Figure(figsize=(8, 0.32 * len(rows) + 1.2), layout="constrained")
+    figure = Figure(figsize=(10, 0.32 * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots()
     for height, (_, metrics) in enumerate(reversed(rows)):
         record = metrics["force_mae_mev_per_ang"]
@@ -87,8 +88,11 @@ def plot(records: list[dict[str, Any]], path: Path) -> None:
                 metrics["teacher_spread_mev_per_ang"]["value"], height, "|", color=GREY, ms=12
             )
     axes.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)])
-    axes.set(xscale="log", xlabel="force MAE and its range over trajectories (meV/Å); grey: spread")
-    axes.set_title("errors against the teacher, and the spread (RMS) of its members", fontsize=10)
+    axes.set(xscale="log", xlabel="force MAE, range over trajectories (meV/Å)")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(ScalarFormatter())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    figure.suptitle("errors against the teacher; grey: spread (RMS) of its members", fontsize=10)
     axes.grid(axis="x", which="both", alpha=0.3)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
