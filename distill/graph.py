@@ -74,6 +74,15 @@ def neighbor_species(graph: Graph) -> jax.Array:
     return jnp.where(graph.pair_mask, gathered, 0)
 
 
+def model_rows(graph: Graph, message_passing: bool = False) -> tuple[jax.Array, ...]:
+    """Arguments of a model of rows: displacements, species of neighbours, mask, species.
+
+    With `message_passing` also the neighbours, whose padding slots point outside.
+    """
+    rows = displacements(graph), neighbor_species(graph), graph.pair_mask, graph.species
+    return (*rows, graph.neighbors) if message_passing else rows
+
+
 def sum_per_system(values: jax.Array, graph: Graph) -> jax.Array:
     """Sum per-atom `values` `[N, ...]` over the atoms of each system, `[B, ...]`."""
     mask = graph.atom_mask.reshape((-1,) + (1,) * (values.ndim - 1))

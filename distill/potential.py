@@ -36,12 +36,14 @@ class Evaluation:
         forces: `[N, 3]`, eV/Å, zero on padding atoms.
         virial: `[B, 3, 3]`, eV, dE/dstrain.
         per_atom_energy: `[N]`, eV, zero on padding atoms.
+        beside: what the model returned beside the energies, one row per atom.
     """
 
     energy: jax.Array
     forces: jax.Array
     virial: jax.Array
     per_atom_energy: jax.Array
+    beside: tuple[jax.Array, ...] = ()
 
     def stress(self, cell: jax.Array) -> jax.Array:
         """Stress `[B, 3, 3]` in eV/Å³, ASE's sign, for `cell` `[B, 3, 3]`."""
@@ -65,15 +67,17 @@ def evaluate(
 
     Args:
         atomic_energy: an `AtomicEnergy`, with the neighbours `[N, K]` as a fifth argument if it
-            passes messages.
+            passes messages; it may return a tuple of the energies and further arrays.
         graph: padded.
         kernel: how the rows of a strictly local model are evaluated.
         message_passing: whether rows depend on each other; `kernel` is not used then.
     """
     vectors = displacements(graph)
-    energies, gradients = _kernel(kernel, message_passing, graph.neighbors)(
+    output, gradients = _kernel(kernel, message_passing, graph.neighbors)(
         atomic_energy, vectors, neighbor_species(graph), graph.pair_mask, graph.species
     )
+    outputs: tuple[jax.Array, ...] = output if isinstance(output, tuple) else (output,)
+    energies, beside = outputs[0], outputs[1:]
     real = graph.atom_mask & graph.system_mask[graph.system]
     energies = jnp.where(real, energies, 0)
     gradients = jnp.where(graph.pair_mask[..., None], gradients, 0)
@@ -85,20 +89,19 @@ def evaluate(
         forces=assemble_forces(gradients, graph.neighbors),
         virial=sum_per_system(virials, graph),
         per_atom_energy=energies,
+        beside=beside,
     )
 
 
 def _kernel(kernel: Kernel, message_passing: bool, neighbors: jax.Array) -> Kernel:
     if not message_passing:
         return kernel
-    # Padding slots may point anywhere inside: their messages are masked.
-    inside = jnp.minimum(neighbors, len(neighbors) - 1)
 
     def whole(
         atomic_energy: Any, displacements: Any, neighbor_species: Any, mask: Any, species: Any
     ) -> tuple[jax.Array, jax.Array]:
         rows = displacements, neighbor_species, mask, species
-        return reference(lambda *given: atomic_energy(*given, inside), *rows)
+        return reference(lambda *given: atomic_energy(*given, neighbors), *rows)
 
     return whole
 

@@ -77,8 +77,8 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         errors["rmse_over_spread"] = errors["force_rmse_mev_per_ang"] / (1e3 * spread)
     if config.reference is not None:
         errors |= against_reference(bundle.student, dataset, test, load(config.reference))
-    per_trajectory = errors_by_trajectory(bundle.student, dataset, test)
-    draw(bundle.student, accuracy, dataset, test, config.run)
+    per_trajectory = errors_by_trajectory(accuracy, dataset, test)
+    draw(accuracy, config.run)
     (config.run / "errors.json").write_text(json.dumps(errors, indent=1) + "\n")
     for name, value in errors.items():
         if isinstance(value, (int, float)):
@@ -135,30 +135,22 @@ def against_reference(
     }
 
 
-def errors_by_trajectory(student: Student, dataset: Dataset, test: np.ndarray) -> list[float]:
+def errors_by_trajectory(accuracy: Accuracy, dataset: Dataset, test: np.ndarray) -> list[float]:
     """Force MAE of each held-out trajectory, meV/Å."""
-    names = dataset.trajectory[test]
-    return [
-        float(
-            1e3
-            * np.abs(measure_accuracy(student.label, dataset, test[names == n]).force_errors).mean()
-        )
-        for n in np.unique(names)
-    ]
+    names = np.repeat(dataset.trajectory[test], dataset.n_atoms[test])
+    errors = 1e3 * np.abs(accuracy.force_errors)
+    return [float(errors[names == name].mean()) for name in np.unique(names)]
 
 
-def draw(
-    student: Student, accuracy: Accuracy, dataset: Dataset, test: np.ndarray, folder: Path
-) -> None:
+def draw(accuracy: Accuracy, folder: Path) -> None:
     """Parity of the forces, and predicted against real errors."""
     figure = Picture(figsize=(5, 4), layout="constrained")
     plot_force_parity(accuracy, figure.subplots())
     figure.savefig(folder / "force_parity.png", dpi=150)
-    if student.uncertainty is None:
+    if accuracy.expected_errors is None:
         return
-    labels = student.label([dataset.structure(int(i)) for i in test])
     lengths = np.linalg.norm(accuracy.force_errors, axis=1)
-    bins = reliability(np.concatenate(labels.uncertainty or []), lengths)
+    bins = reliability(accuracy.expected_errors, lengths)
     figure = Picture(figsize=(5, 4), layout="constrained")
     plot_reliability(bins, figure.subplots())
     figure.savefig(folder / "reliability.png", dpi=150)
@@ -176,7 +168,8 @@ def record(
     if not config.case:
         raise ConfigError("records need a case=NAME")
     units = {"_mev_per_ang": "meV/Å", "_mev_per_atom": "meV/atom", "_seconds": "s"}
-    figures = []
+    subject = config.subject or config.run.name
+    figures = [Figure(config.case, subject, "parameters", float(student.n_parameters), "")]
     for name, value in errors.items():
         if not isinstance(value, (int, float)) or name == "structures":
             continue
@@ -184,22 +177,11 @@ def record(
         span = (
             (min(per_trajectory), max(per_trajectory)) if name == "force_mae_mev_per_ang" else None
         )
-        subject = config.subject or config.run.name
         figures.append(Figure(config.case, subject, name, float(value), unit, span))
-    figures.append(
-        Figure(
-            config.case,
-            config.subject or config.run.name,
-            "parameters",
-            float(student.n_parameters),
-            "",
-            None,
-        )
-    )
     command = (
         f"python experiments/evaluate.py run={config.run} dataset={config.dataset}"
         + (f" reference={config.reference}" if config.reference else "")
-        + f" case='{config.case}' record={config.record}"
+        + f" case='{config.case}' subject='{subject}' record={config.record}"
     )
     record_figures(figures, config.record, command)
 

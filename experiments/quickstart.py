@@ -19,9 +19,9 @@ import numpy as np
 from ase import Atoms
 
 from distill import teachers
-from distill.config import config_to_dict, load_config, save_config
+from distill.config import config_to_dict
 from distill.data import Dataset, flag_summary, label_structures, load, save, split_by_trajectory
-from distill.errors import BundleError, ConfigError
+from distill.errors import BundleError
 from distill.evaluation import (
     compare_md_speed,
     make_certificate,
@@ -43,7 +43,7 @@ from distill.students import (
 from distill.teachers import Teacher
 from distill.training import fit, read_metrics
 from quickstart_config import SMOKE, QuickstartConfig
-from script import run_script
+from script import claim_folder, run_script
 
 HERE = Path(__file__).resolve().parent
 
@@ -133,20 +133,6 @@ def run(config: QuickstartConfig) -> dict[str, Any]:
     check_bundle(bundle, student, atoms)
     print_summary(certificate, bundle)
     return certificate
-
-
-def claim_folder(config: QuickstartConfig) -> None:
-    """Write the configuration into the output folder, or check that it holds the same one."""
-    path = config.output / "config.yaml"
-    if path.exists() and load_config(QuickstartConfig, path) != config:
-        raise ConfigError(
-            f"{config.output} holds a run with other settings (see {path}): choose another folder "
-            "with output=..., or delete it"
-        )
-    if path.exists():
-        print(f"continuing the run in {config.output}")
-    config.output.mkdir(parents=True, exist_ok=True)
-    save_config(config, path)
 
 
 def resolve_teacher(name: str) -> str:

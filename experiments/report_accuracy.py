@@ -5,7 +5,6 @@ python experiments/report_accuracy.py
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
 from distill.evaluation.plots import BLUE, GREY
-from distill.evaluation.results import read_records
+from distill.evaluation.results import read_records, replace_text
 from report_results import DOCS, fill
 
 COLUMNS = {
@@ -33,10 +32,8 @@ def main() -> None:
     """Fill the page and draw the plot."""
     records = read_records(DOCS / "results" / "accuracy.json")
     page = DOCS / "accuracy.md"
-    text = fill(page.read_text(encoding="utf-8"), {"accuracy": table(records)})
-    draft = page.with_name(page.name + ".tmp")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, page)
+    tables = {"accuracy": table(records)}
+    replace_text(page, fill(page.read_text(encoding="utf-8"), tables))
     plot(records, DOCS / "images" / "accuracy.png")
 
 

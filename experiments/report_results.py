@@ -7,7 +7,6 @@ Text between `<!-- table: NAME -->` and `<!-- end -->` in `docs/teachers.md` is 
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from distill.errors import DistillError
-from distill.evaluation.results import read_records
+from distill.evaluation.results import read_records, replace_text
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 COMPARISONS = (
@@ -31,10 +30,7 @@ def main() -> None:
     records = read_records(DOCS / "results" / "teachers.json")
     page = DOCS / "teachers.md"
     tables = {"sizes": size_table(records), "comparisons": comparison_table(records)}
-    text = fill(page.read_text(encoding="utf-8"), tables)
-    draft = page.with_name(page.name + ".tmp")
-    draft.write_text(text, encoding="utf-8")
-    os.replace(draft, page)
+    replace_text(page, fill(page.read_text(encoding="utf-8"), tables))
     plot_sizes(records, DOCS / "images" / "teachers.png")
 
 

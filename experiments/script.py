@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from distill.config import parse_command_line
-from distill.errors import DistillError
+from distill.config import load_config, parse_command_line, save_config
+from distill.errors import ConfigError, DistillError
 
 
 def run_script(
@@ -28,3 +28,17 @@ def run_script(
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def claim_folder(config: Any) -> None:
+    """Write the configuration into the output folder, or check that it holds the same one."""
+    path = config.output / "config.yaml"
+    if path.exists() and load_config(type(config), path) != config:
+        raise ConfigError(
+            f"{config.output} holds a run with other settings (see {path}): choose another folder "
+            "with output=..., or delete it"
+        )
+    if path.exists():
+        print(f"continuing the run in {config.output}")
+    config.output.mkdir(parents=True, exist_ok=True)
+    save_config(config, path)

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from distill.config import config_to_dict, load_config, save_config
+from distill.config import config_to_dict
 from distill.data.sanity import rare_elements
-from distill.errors import ConfigError
 from distill.evaluation import measure_accuracy, save_learning_curve
 from distill.sampling import MDSamplingConfig
 from distill.sampling.systems import SystemConfig
@@ -28,7 +27,7 @@ from label import LabelConfig
 from label import run as label
 from sample import SampleConfig
 from sample import run as sample
-from script import run_script
+from script import claim_folder, run_script
 from training_job import Data, TrainConfig, load_data, train
 
 SMOKE_DATA = Path("runs/smoke/train.h5")
@@ -81,18 +80,6 @@ def run(config: TrainConfig) -> dict[str, Any]:
             print(f"  {name:<32} {value:.4g}")
     print(f"  training: {result.steps} steps, {result.seconds:.0f} s; bundle in {config.output}")
     return summary
-
-
-def claim_folder(config: TrainConfig) -> None:
-    """Write the configuration into the output folder, or check that it holds the same one."""
-    path = config.output / "config.yaml"
-    if path.exists() and load_config(TrainConfig, path) != config:
-        raise ConfigError(
-            f"{config.output} holds a run with other settings (see {path}): choose another folder "
-            "with output=..., or delete it"
-        )
-    config.output.mkdir(parents=True, exist_ok=True)
-    save_config(config, path)
 
 
 def errors_of(result: FitResult, data: Data) -> dict[str, Any]:

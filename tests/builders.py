@@ -3,6 +3,8 @@
 Structures: `ethanol(seed)`, `water_box(per_side, seed)` (64 waters by default),
 `triclinic_cell(seed)` (a small skewed cell of water and formaldehyde), `random_rotation(seed)`.
 
+Graphs: `two_paddings(structures, cutoff, elements)`. Labelled data: `morse_dataset(...)`.
+
 Students: `small_student(**options)` (H, C, O, cutoff 4 Å, random parameters and statistics),
 `random_variables(module, seed)`.
 
@@ -12,15 +14,20 @@ Finite differences of `label(structures) -> Labels`, central and in one batch:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 from ase.build import molecule
+from ase.calculators.morse import MorsePotential
 
+from distill.data import Dataset, Labels
+from distill.graph import Graph
+from distill.neighbors import batch_graphs
 from distill.students import Student, StudentSpec
 
 ELEMENTS = (1, 6, 8)
@@ -40,6 +47,41 @@ def ethanol(seed: int = 0, amplitude: float = 0.05) -> Atoms:
     atoms = molecule("CH3CH2OH")
     atoms.positions += amplitude * np.random.default_rng(seed).standard_normal((len(atoms), 3))
     return atoms
+
+
+def morse_dataset(
+    names: tuple[str, ...] = ("H2O",), count: int = 18, per_trajectory: int = 6
+) -> Dataset:
+    """Displaced molecules, labelled by ASE's Morse potential."""
+    rng = np.random.default_rng(0)
+    structures = [molecule(names[i % len(names)]) for i in range(count)]
+    for atoms in structures:
+        atoms.positions += rng.normal(scale=0.05, size=(len(atoms), 3))
+        atoms.calc = MorsePotential(r0=1.2, rcut1=4.0, rcut2=4.4)
+    labels = Labels(
+        np.array([atoms.get_potential_energy() for atoms in structures]),
+        [atoms.get_forces() for atoms in structures],
+    )
+    trajectories = [f"t{i // per_trajectory}" for i in range(count)]
+    return Dataset.from_structures(structures, trajectories, "morse").labelled(labels)
+
+
+def two_paddings(
+    structures: list[Atoms], cutoff: float, elements: tuple[int, ...]
+) -> Iterator[Graph]:
+    """The same structures in float64 with little padding, and with more of every kind."""
+    n, k = batch_graphs(structures, cutoff, elements).neighbors.shape
+    for extra in (0, 1):
+        graph = batch_graphs(
+            structures,
+            cutoff,
+            elements,
+            n_atoms=n + 9 * extra,
+            n_neighbors=k + 7 * extra,
+            n_systems=4 + 3 * extra,
+            dtype=np.float64,
+        )
+        yield jax.tree.map(jnp.asarray, graph)
 
 
 def water_box(per_side: int = 4, seed: int = 0) -> Atoms:

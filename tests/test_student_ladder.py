@@ -22,11 +22,11 @@ from builders import (
     numerical_stress,
     random_rotation,
     triclinic_cell,
+    two_paddings,
 )
 
 from distill.data import Dataset, GraphLoader, Labels
 from distill.errors import ConfigError
-from distill.neighbors import batch_graphs
 from distill.potential import evaluate
 from distill.students import Student, StudentSpec, initialise_student, load_bundle, save_bundle
 from distill.students.spec import SIZES
@@ -341,18 +341,7 @@ def test_messages_of_padding_change_no_gradient(x64, n_embeddings):
         return (result.forces**2).sum() + (result.energy**2).sum() + (result.virial**2).sum()
 
     found = []
-    n, k = batch_graphs(structures, CUTOFF, ELEMENTS).neighbors.shape
-    for extra in (0, 1):
-        graph = batch_graphs(
-            structures,
-            CUTOFF,
-            ELEMENTS,
-            n_atoms=n + 9 * extra,
-            n_neighbors=k + 7 * extra,
-            n_systems=4 + 3 * extra,
-            dtype=np.float64,
-        )
-        graph = jax.tree.map(jnp.asarray, graph)
+    for graph in two_paddings(structures, CUTOFF, ELEMENTS):
         found.append(jax.tree.leaves(jax.jit(jax.grad(loss))(student.variables, graph)))
     for small, large in zip(*found, strict=True):
         assert np.isfinite(small).all()

@@ -16,10 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ase.build import molecule
-from ase.calculators.morse import MorsePotential
+from builders import morse_dataset
 
-from distill.data import Dataset, GraphLoader, Labels, concatenate
+from distill.data import Dataset, GraphLoader, concatenate
 from distill.errors import ConfigError, MissingDependencyError, TrainingError
 from distill.students import Student, StudentSpec, initialise_student
 from distill.training import FitResult, LossConfig, TrainingConfig, fit, read_metrics
@@ -43,21 +42,6 @@ FIT = importlib.import_module("distill.training.fit")  # `distill.training.fit` 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 
-def make_dataset(names: tuple[str, ...] = ("H2O",), count: int = 10) -> Dataset:
-    """Displaced molecules, labelled by ASE's Morse potential."""
-    rng = np.random.default_rng(0)
-    structures = [molecule(names[i % len(names)]) for i in range(count)]
-    for atoms in structures:
-        atoms.positions += rng.normal(scale=0.05, size=(len(atoms), 3))
-        atoms.calc = MorsePotential(r0=1.2, rcut1=4.0, rcut2=4.4)
-    labels = Labels(
-        np.array([atoms.get_potential_energy() for atoms in structures]),
-        [atoms.get_forces() for atoms in structures],
-    )
-    trajectories = [f"t{i // 3}" for i in range(count)]
-    return Dataset.from_structures(structures, trajectories, "morse").labelled(labels)
-
-
 def make_student(dataset: Dataset, seed: int = 0) -> Student:
     options = {"n_channels": 2, "n_radial": 3, "max_l": 0, "n_triples": 0, "hidden": (3,)}
     spec = StudentSpec("moment", dataset.elements, 3.0, options)
@@ -66,7 +50,7 @@ def make_student(dataset: Dataset, seed: int = 0) -> Student:
 
 @pytest.fixture(scope="module")
 def dataset() -> Dataset:
-    return make_dataset()
+    return morse_dataset(count=10, per_trajectory=3)
 
 
 @pytest.fixture(scope="module")
@@ -369,7 +353,7 @@ def test_a_run_with_everything_is_resumed_bit_for_bit(dataset, student, second, 
 
 def compare_steps() -> None:
     """Steps on one and on two devices; this file is run as a script with two of them."""
-    dataset = make_dataset()
+    dataset = morse_dataset(count=10, per_trajectory=3)
     student = make_student(dataset)
     params, statistics = student.variables["params"], student.variables["statistics"]
     results = []
@@ -397,7 +381,7 @@ def compare_steps() -> None:
 
 def compare_runs(folder: Path) -> None:
     """A run on two devices that is stopped, resumed and taken back, and one on one device."""
-    dataset = make_dataset()
+    dataset = morse_dataset(count=10, per_trajectory=3)
     student = make_student(dataset)
     alone = run(student, dataset, folder / "one")
     arguments = (student, dataset, TRAIN, VALIDATION, replace(QUICK, devices=2))
@@ -484,7 +468,7 @@ def poison(target: Any, step: int, once: bool, setattr_: Any = setattr) -> list[
 
 def test_each_shape_is_compiled_once_whatever_happens(student, tmp_path, monkeypatch):
     """Rates and factors change at each step, and the run goes back to a checkpoint once."""
-    mixed = make_dataset(("H2", "H2O2"), 20)
+    mixed = morse_dataset(("H2", "H2O2"), 20, 3)
     train, validation = np.arange(12), np.arange(12, 18)
     made, make = [], FIT.make_train_step
 
@@ -569,7 +553,7 @@ def test_an_exploding_validation_takes_the_run_back(dataset, student, tmp_path, 
 def test_a_dataset_that_grew_is_refused(dataset, student, tmp_path):
     run(student, dataset, tmp_path)
     before = (tmp_path / "metrics.csv").read_text()
-    grown = concatenate([dataset, make_dataset(count=3)])
+    grown = concatenate([dataset, morse_dataset(count=3, per_trajectory=3)])
     longer = np.append(TRAIN, [10, 11, 12])
     with pytest.raises(TrainingError, match="was made with other data: use another folder"):
         run(student, grown, tmp_path)

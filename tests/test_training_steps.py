@@ -15,10 +15,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ase.build import molecule
-from ase.calculators.morse import MorsePotential
+from builders import morse_dataset
 
-from distill.data import Dataset, GraphLoader, Labels, load, save
+from distill.data import Dataset, GraphLoader, load, save
 from distill.errors import TrainingError
 from distill.students import Student, StudentSpec, initialise_student
 from distill.training import TrainingConfig, fit, read_metrics
@@ -32,22 +31,6 @@ QUICK = TrainingConfig(
     max_steps=40, batch_size=4, validation_every=20, warmup_steps=5, learning_rate=1e-2
 )
 pytestmark = pytest.mark.usefixtures("quick_compilation")
-
-
-def make_dataset(names: tuple[str, ...] = ("H2O",)) -> Dataset:
-    """18 displaced molecules, labelled by ASE's Morse potential."""
-    rng = np.random.default_rng(0)
-    structures = [molecule(names[i % len(names)]) for i in range(18)]
-    for atoms in structures:
-        atoms.positions += rng.normal(scale=0.05, size=(len(atoms), 3))
-        atoms.calc = MorsePotential(r0=1.2, rcut1=4.0, rcut2=4.4)
-    labels = Labels(
-        np.array([atoms.get_potential_energy() for atoms in structures]),
-        [atoms.get_forces() for atoms in structures],
-    )
-    return Dataset.from_structures(structures, [f"t{i // 6}" for i in range(18)], "morse").labelled(
-        labels
-    )
 
 
 def make_student(dataset: Dataset) -> Student:
@@ -82,7 +65,7 @@ def loader_of(dataset: Dataset, student: Student, batch_size: int = 4) -> GraphL
 
 
 def test_the_average_is_exponential_and_short_at_first():
-    dataset = make_dataset()
+    dataset = morse_dataset()
     student = make_student(dataset)
     loader = loader_of(dataset, student)
     config = replace(QUICK, ema_decay=0.3)
@@ -99,7 +82,7 @@ def test_the_average_is_exponential_and_short_at_first():
 
 
 def test_a_batch_that_is_not_finite_changes_nothing():
-    dataset = make_dataset()
+    dataset = morse_dataset()
     student = make_student(dataset)
     good = loader_of(dataset, student).batch(0)
     bad = replace(good, forces=np.full_like(good.forces, np.inf))
@@ -130,7 +113,7 @@ def test_large_gradients_are_shortened_to_the_limit():
 
 
 def test_one_compilation_for_each_bucket():
-    dataset = make_dataset(("H2O", "CH3OH", "C2H6"))
+    dataset = morse_dataset(("H2O", "CH3OH", "C2H6"))
     student = make_student(dataset)
     loader = loader_of(dataset, student, batch_size=2)
     n_buckets = len(loader.plan.buckets)
@@ -149,7 +132,7 @@ def _stop(step: int, metrics: dict[str, float]) -> None:
 
 def test_the_whole_state_is_resumed_bit_for_bit(tmp_path):
     """Not the best parameters only: those of now, their average and the optimiser's moments."""
-    dataset = make_dataset()
+    dataset = morse_dataset()
     student = make_student(dataset)
     arguments = (student, dataset, TRAIN, VALIDATION, QUICK)
     fit(*arguments, tmp_path / "whole", progress=False)
@@ -165,7 +148,7 @@ def test_the_whole_state_is_resumed_bit_for_bit(tmp_path):
 
 
 def test_other_data_or_another_student_in_the_folder_are_refused(tmp_path):
-    dataset = make_dataset()
+    dataset = morse_dataset()
     student = make_student(dataset)
     short = replace(QUICK, max_steps=2, validation_every=2)
     fit(student, dataset, TRAIN, VALIDATION, short, tmp_path, progress=False)
@@ -190,7 +173,7 @@ def run_in_subprocess(folder: str) -> None:
 
 @pytest.mark.slow
 def test_a_killed_run_goes_on(tmp_path):
-    save(make_dataset(), tmp_path / "data.h5")
+    save(morse_dataset(), tmp_path / "data.h5")
     command = [sys.executable, __file__, str(tmp_path)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     metrics = tmp_path / "killed" / "metrics.csv"

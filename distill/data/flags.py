@@ -82,7 +82,5 @@ def atoms_too_close(
         table = neighbor_table(positions, cell, pbc, reach)
     except UnsupportedStructureError:  # a collapsed cell: images lie on top of each other
         return True
-    first, slot = np.nonzero(table.neighbors < len(positions))
-    second, shifts = table.neighbors[first, slot], table.shifts[first, slot]
-    vectors = positions[second] + shifts @ cell - positions[first]
+    vectors = table.pairs(positions, cell)[3]
     return bool((np.sum(vectors**2, axis=1) < distance**2).any())

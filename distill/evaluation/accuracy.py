@@ -24,6 +24,7 @@ class Accuracy:
         energy_labels: `[S]`, eV/atom.
         energy_predictions: `[S]`, eV/atom.
         numbers: `[n]`, atomic number of each row of the forces.
+        expected_errors: `[n]`, eV/Å, the predictor's own uncertainty; None if it has none.
     """
 
     force_labels: np.ndarray
@@ -31,6 +32,7 @@ class Accuracy:
     energy_labels: np.ndarray
     energy_predictions: np.ndarray
     numbers: np.ndarray
+    expected_errors: np.ndarray | None = None
 
     @property
     def force_errors(self) -> np.ndarray:
@@ -80,12 +82,13 @@ def measure_accuracy(
         raise DatasetError("there are no structures to measure the accuracy on")
     if not dataset.usable[indices].all():
         raise DatasetError("flagged structures cannot be used to measure accuracy: leave them out")
-    energies, forces = [], []
+    energies, forces, expected = [], [], []
     for first in range(0, len(indices), batch_size):
         batch = [dataset.structure(int(i)) for i in indices[first : first + batch_size]]
         labels = predict(batch)
         energies.append(labels.energy)
         forces.extend(labels.forces)
+        expected.extend(labels.uncertainty or [])
     sizes = dataset.n_atoms[indices]
     rows = [dataset.rows(int(i)) for i in indices]
     return Accuracy(
@@ -94,4 +97,5 @@ def measure_accuracy(
         energy_labels=dataset.energy[indices] / sizes,
         energy_predictions=np.concatenate(energies) / sizes,
         numbers=np.concatenate([dataset.numbers[r] for r in rows]),
+        expected_errors=np.concatenate(expected) if expected else None,
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,6 +16,7 @@ from ase.data import chemical_symbols
 from distill.data import Dataset, flag_summary
 from distill.data.sanity import rare_elements
 from distill.evaluation.environment import describe_environment
+from distill.evaluation.results import replace_text
 from distill.students import Student
 
 FORMAT_VERSION = 1
@@ -117,9 +117,7 @@ def save_certificate(
     paths = folder / "certificate.json", folder / "certificate.md"
     text = json.dumps(_finite(certificate), indent=2, ensure_ascii=False, allow_nan=False)
     for path, content in zip(paths, (text + "\n", to_markdown(certificate, plots)), strict=True):
-        draft = path.with_name(path.name + ".tmp")
-        draft.write_text(content, encoding="utf-8")
-        os.replace(draft, path)
+        replace_text(path, content)
     return paths
 
 

@@ -75,10 +75,15 @@ def record_figures(figures: Iterable[Figure], path: Path, command: str) -> list[
     old = read_records(path) if path.is_file() else []
     records = [record for record in old if _key(record) not in taken] + new
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(path.name + ".tmp")
-    draft.write_text(json.dumps(records, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(draft, path)
+    replace_text(path, json.dumps(records, indent=1, ensure_ascii=False) + "\n")
     return records
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file that is complete or as before, whatever happens meanwhile."""
+    draft = path.with_name(path.name + ".tmp")
+    draft.write_text(text, encoding="utf-8")
+    os.replace(draft, path)
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:

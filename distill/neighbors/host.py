@@ -36,6 +36,14 @@ class NeighborTable:
         """Neighbours of each atom, `[n]`."""
         return np.count_nonzero(self.neighbors < len(self.neighbors), axis=1)
 
+    def pairs(
+        self, positions: np.ndarray, cell: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Filled slots as a list: first and second atom `[P]`, shifts and vectors `[P, 3]` in Å."""
+        first, slot = np.nonzero(self.neighbors < len(self.neighbors))
+        second, shifts = self.neighbors[first, slot], self.shifts[first, slot]
+        return first, second, shifts, positions[second] + shifts @ cell - positions[first]
+
 
 def neighbor_table(
     positions: Any, cell: Any, pbc: Any, cutoff: float, capacity: int | None = None

@@ -14,7 +14,7 @@ from scipy.spatial import cKDTree
 
 from distill.data import Dataset, structure_hashes
 from distill.errors import ConfigError
-from distill.graph import displacements, neighbor_species
+from distill.graph import model_rows
 from distill.neighbors import batch_graphs, bucket, neighbor_table
 
 if TYPE_CHECKING:  # sampling knows potentials; a student is only looked at
@@ -54,9 +54,8 @@ def student_features(student: Student, dataset: Dataset, batch_size: int = 32) -
 
     @jax.jit
     def invariants(graph: Any) -> Any:
-        rows = displacements(graph), neighbor_species(graph), graph.pair_mask, graph.species
-        extra = (graph.neighbors,) if student.message_passing else ()
-        _, sown = student.module.apply(student.variables, *rows, *extra, mutable=["intermediates"])
+        rows = model_rows(graph, student.message_passing)
+        _, sown = student.module.apply(student.variables, *rows, mutable=["intermediates"])
         layers = sown["intermediates"]
         return [layers[k]["invariants"][0] for k in sorted(layers) if k.startswith("layer_")]
 
@@ -168,9 +167,7 @@ def _atomic_features(dataset: Dataset, index: int, cutoff: float) -> np.ndarray:
     rows = dataset.rows(index)
     numbers, positions = dataset.numbers[rows], dataset.positions[rows]
     table = neighbor_table(positions, dataset.cell[index], dataset.pbc[index], cutoff)
-    i, slot = np.nonzero(table.neighbors < len(numbers))
-    j = table.neighbors[i, slot]
-    vectors = positions[j] + table.shifts[i, slot] @ dataset.cell[index] - positions[i]
+    i, j, _, vectors = table.pairs(positions, dataset.cell[index])
     r = np.linalg.norm(vectors, axis=1)[:, None]
     unit = vectors / np.maximum(r, 1e-9)
     smooth = 0.5 * (1 + np.cos(np.pi * r / cutoff))

@@ -94,12 +94,10 @@ def _overlap_push(
     Pushes may cancel, those of two opposite images for example: none does not mean no contact.
     """
     table = neighbor_table(positions, cell, np.ones(3, bool), CONTACT)
-    rows, slots = np.nonzero(table.neighbors < len(positions))
-    others = table.neighbors[rows, slots]
+    rows, others, shifts, vectors = table.pairs(positions, cell)
     # An image of the molecule itself counts as another one.
-    foreign = (owner[rows] != owner[others]) | table.shifts[rows, slots].any(1)
-    rows, slots, others = rows[foreign], slots[foreign], others[foreign]
-    vectors = positions[others] + table.shifts[rows, slots] @ cell - positions[rows]
+    foreign = (owner[rows] != owner[others]) | shifts.any(1)
+    rows, vectors = rows[foreign], vectors[foreign]
     distances = np.maximum(np.linalg.norm(vectors, axis=1), 1e-6)
     push = np.zeros_like(positions)
     steps = 0.5 * (CONTACT + 0.01 - distances) / distances

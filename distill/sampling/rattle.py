@@ -49,13 +49,5 @@ def rattle(structures: Sequence[Atoms], standard_deviation: float, seed: int = 0
 def _closest(atoms: Atoms, radius: float = 3.0) -> float:
     """Shortest distance of two atoms up to `radius`, Å."""
     table = neighbor_table(atoms.positions, atoms.cell.array, atoms.pbc, radius)
-    rows, slots = np.nonzero(table.neighbors < len(atoms))
-    if not len(rows):
-        return radius
-    others = table.neighbors[rows, slots]
-    vectors = (
-        atoms.positions[others]
-        + table.shifts[rows, slots] @ atoms.cell.array
-        - atoms.positions[rows]
-    )
-    return float(np.linalg.norm(vectors, axis=1).min())
+    vectors = table.pairs(atoms.positions, atoms.cell.array)[3]
+    return float(np.linalg.norm(vectors, axis=1).min(initial=radius))

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill.data import Dataset, GraphLoader
-from distill.graph import displacements, neighbor_species
+from distill.graph import model_rows
 from distill.students.reference_energies import reference_energies
 from distill.students.spec import StudentSpec, passes_messages
 from distill.students.student import Student
@@ -55,8 +55,7 @@ def initialise_student(
 
     @jax.jit
     def rows_of(graph: Any) -> tuple[jax.Array, ...]:
-        rows = displacements(graph), neighbor_species(graph), graph.pair_mask, graph.species
-        return (*rows, graph.neighbors) if passes_messages(module) else rows
+        return model_rows(graph, passes_messages(module))
 
     variables = module.init(jax.random.PRNGKey(seed), *rows_of(batches[0].graph))
     params, statistics = variables["params"], dict(variables["statistics"])

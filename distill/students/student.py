@@ -14,7 +14,7 @@ import numpy as np
 from ase import Atoms
 
 from distill.data.labels import Labels
-from distill.graph import Graph, displacements, neighbor_species
+from distill.graph import Graph
 from distill.kernels import KERNELS, Kernel, blocked
 from distill.kernels.contract import Species
 from distill.neighbors import batch_graphs, bucket, species_index
@@ -80,11 +80,6 @@ class Student:
         )
         return energies
 
-    def energy_and_features(self, *rows: Any) -> tuple[jax.Array, jax.Array]:
-        """Energies `[N]` as in `atomic_energy`, and the last features of the network `[N, F]`."""
-        energies, sown = self.module.apply(self.variables, *rows, mutable=["intermediates"])
-        return energies, sown["intermediates"]["last_features"][0]
-
     def energy_and_uncertainty(self, *rows: Any) -> tuple[jax.Array, jax.Array]:
         """Energies `[N]` as in `atomic_energy`, and the expected force errors `[N]` in eV/Å.
 
@@ -93,7 +88,7 @@ class Student:
         """
         if self.uncertainty is None:
             raise ValueError("this student has no uncertainty: see students.fit_uncertainty")
-        energies, features = self.energy_and_features(*rows)
+        energies, features = _energy_and_features(self.module, self.variables, *rows)
         return energies, self.uncertainty(features, rows[3])
 
     @property
@@ -155,7 +150,7 @@ class Student:
             dtype=dtype,
         )
         width = bucket(graph.neighbors.shape[1])
-        result = self._evaluate(self.variables, _widen(graph, width))
+        result = self.evaluate(_widen(graph, width))
         volume = np.array([abs(a.cell.volume) if a.pbc.all() else np.nan for a in structures])
         virial = np.asarray(result.virial, np.float64)[: len(structures)]
         energy = np.asarray(result.energy, np.float64)[: len(structures)]
@@ -166,8 +161,7 @@ class Student:
         atomic = np.asarray(result.per_atom_energy, np.float64)
         spread = None
         if self.uncertainty is not None:
-            _, features = self.evaluate_with_features(graph)
-            expected = np.asarray(self.uncertainty(features, graph.species), np.float64)
+            expected = np.asarray(self.uncertainty(result.beside[0], graph.species), np.float64)
             spread = [expected[part] for part in parts]
         return Labels(
             uncertainty=spread,
@@ -180,26 +174,9 @@ class Student:
             ],
         )
 
-    def evaluate_with_features(self, graph: Graph) -> tuple[Evaluation, jax.Array]:
-        """Results for a graph, and the last features of the network `[N, F]`."""
-        return self._evaluate_with_features(graph)
-
-    @cached_property
-    def _evaluate_with_features(self) -> Any:
-        @jax.jit
-        def run(graph: Graph) -> tuple[Evaluation, jax.Array]:
-            rows: tuple[Any, ...] = (
-                displacements(graph),
-                neighbor_species(graph),
-                graph.pair_mask,
-                graph.species,
-            )
-            if self.message_passing:
-                rows = (*rows, jnp.minimum(graph.neighbors, len(graph.neighbors) - 1))
-            result = evaluate(self.atomic_energy, graph, message_passing=self.message_passing)
-            return result, self.energy_and_features(*rows)[1]
-
-        return run
+    def evaluate(self, graph: Graph) -> Evaluation:
+        """Results for a padded graph, with the last features `[N, F]` beside them."""
+        return self._evaluate(self.variables, graph)
 
     @cached_property
     def _evaluate(self) -> Any:
@@ -207,12 +184,22 @@ class Student:
 
         @jax.jit
         def run(variables: Any, graph: Graph) -> Evaluation:
-            def atomic_energy(*rows: Species) -> Any:
-                return module.apply(variables, *rows)
+            def energy_and_features(*rows: Species) -> Any:
+                return _energy_and_features(module, variables, *rows)
 
-            return evaluate(atomic_energy, graph, blocked, message_passing=passes_messages(module))
+            return evaluate(
+                energy_and_features, graph, blocked, message_passing=passes_messages(module)
+            )
 
         return run
+
+
+def _energy_and_features(
+    module: nn.Module, variables: Any, *rows: Any
+) -> tuple[jax.Array, jax.Array]:
+    """Energies `[N]`, and the last features of the network `[N, F]`."""
+    energies, sown = module.apply(variables, *rows, mutable=["intermediates"])
+    return energies, sown["intermediates"]["last_features"][0]
 
 
 def _widen(graph: Graph, n_neighbors: int) -> Graph:

@@ -154,8 +154,9 @@ def _collect(
     parts = []
     for batch in loader.epoch(0):
         real = batch.graph.atom_mask
-        result, last = student.evaluate_with_features(batch.graph)
+        result = student.evaluate(batch.graph)
         errors = np.linalg.norm(np.asarray(result.forces) - batch.forces, axis=1)
-        parts.append((np.asarray(last, np.float64)[real], batch.graph.species[real], errors[real]))
+        features = np.asarray(result.beside[0], np.float64)
+        parts.append((features[real], batch.graph.species[real], errors[real]))
     joined = [np.concatenate(arrays) for arrays in zip(*parts, strict=True)]
     return joined[0], joined[1], joined[2]
