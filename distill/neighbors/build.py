@@ -19,15 +19,11 @@ from distill.neighbors.candidates import (
 )
 from distill.neighbors.pairs import Reach, fill_slots, find_reach, find_reverse
 
-BLOCK_ROWS = 128
-"""Rows handled together on a CPU, so that what they need stays in its caches."""
-
-
 class Found(NamedTuple):
     """Result of a rebuild; see `GroupedList` for the first five.
 
     Attributes:
-        overflow: `()` bool, a buffer was too small.
+        overflow: `()` bool, a buffer was too small; the list is then without pairs.
     """
 
     order: jax.Array
@@ -74,15 +70,30 @@ def build(
 ) -> Found:
     """Find all pairs; arguments as for `search`."""
     rows, images, candidates, reach, lost = search(layout, species, positions, center)
-    block = BLOCK_ROWS if jax.default_backend() == "cpu" else len(species)
-    packed = fill_slots(layout, rows, candidates, reach, block)
-    reverse = find_reverse(layout, np.sort(species), rows, images, candidates, reach, packed)
+    kinds = np.sort(species)
+    shape = (len(species), sum(layout.groups))
+    lost |= (reach.needed > np.asarray(layout.groups)).any()
+
+    def nothing() -> jax.Array:
+        return jnp.full(shape, (layout.images - 1) << layout.bits, jnp.int32)
+
+    # Branches end fused loops, in which XLA would otherwise search for each slot several times.
+    packed = jax.lax.cond(lost, nothing, lambda: fill_slots(layout, rows, candidates, reach))
+
+    def mirrored() -> tuple[jax.Array, jax.Array]:
+        found = find_reverse(layout, kinds, rows, images, candidates, reach, packed)
+        return packed >> layout.bits, found
+
+    def unpaired() -> tuple[jax.Array, jax.Array]:
+        return packed >> layout.bits, jnp.full(shape, shape[0] * shape[1], jnp.int32)
+
+    neighbors, reverse = jax.lax.cond(lost, unpaired, mirrored)
     order = jnp.append(rows.order, np.int32(len(species)))
     return Found(
         order=rows.order,
         source=order[images.rows],
         shift=images.shifts,
-        neighbors=packed >> layout.bits,
+        neighbors=neighbors,
         reverse=reverse,
-        overflow=lost | (reach.needed > np.asarray(layout.groups)).any(),
+        overflow=lost,
     )

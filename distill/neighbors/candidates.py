@@ -19,7 +19,7 @@ from distill.neighbors.grid import Grid
 FAR = 1.0e6
 """Å, where candidates and rows that do not exist are put; their squares still fit float32."""
 
-STEPS_AT_ONCE = 32
+STEPS_AT_ONCE = 9
 """Cells around a cell that are compared in one fused loop."""
 
 

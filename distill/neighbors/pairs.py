@@ -108,38 +108,39 @@ def find_reach(
 
 
 def fill_slots(
-    layout: Layout, rows: Rows, candidates: list[Candidates], reach: Reach, block: int
+    layout: Layout, rows: Rows, candidates: list[Candidates], reach: Reach
 ) -> jax.Array:
     """Packed candidates `[n, K]` int32 within reach of each row, grouped by species."""
-    n_cells = layout.grid.n_home
-    nothing = np.int32((layout.images - 1) << layout.bits)
-    packed = jnp.concatenate([c.packed for c in candidates]).reshape(-1)
     words = reach.words[:, reach.places].T
     before = reach.before[:, reach.places].T
+    parts, first = [], 0
+    for n_words, slots in zip(layout.words, layout.groups, strict=True):
+        if n_words:
+            mine = slice(first, first + n_words)
+            places = _places(words[:, mine], before[:, mine], slots)
+            parts.append(jnp.where(places >= 0, places + first * WORD, -1))
+        first += n_words
+    place = jnp.concatenate(parts, axis=1)
+    packed = jnp.concatenate([c.packed for c in candidates]).reshape(-1)
+    found = packed.at[place * layout.grid.n_home + rows.cells[:, None]].get(mode="clip")
+    return jnp.where(place >= 0, found, np.int32((layout.images - 1) << layout.bits))
 
-    def fill(given: tuple[jax.Array, ...]) -> jax.Array:
-        words, before, cells = given
-        parts = []
-        first = 0
-        for n_words, slots in zip(layout.words, layout.groups, strict=True):
-            if slots == 0:
-                continue
-            rank = jnp.arange(slots, dtype=jnp.int32)
-            number = jnp.full((len(cells), slots), first, jnp.int32)
-            bits, passed = words[:, first, None], before[:, first, None]
-            for w in range(first + 1, first + n_words):
-                reached = rank >= before[:, w, None]
-                bits = jnp.where(reached, words[:, w, None], bits)
-                passed = jnp.where(reached, before[:, w, None], passed)
-                number = jnp.where(reached, w, number)
-            last = first + n_words - 1
-            total = before[:, last] + ones(words[:, last])
-            place = (number * WORD + select(bits, rank - passed)) * n_cells + cells[:, None]
-            parts.append(jnp.where(rank < total[:, None], packed[place], nothing))
-            first += n_words
-        return jnp.concatenate(parts, axis=1)
 
-    return in_blocks(fill, block, words, before, rows.cells)
+def _places(words: jax.Array, before: jax.Array, slots: int) -> jax.Array:
+    """Numbers `[n, slots]` int32 of the bits set in `words` `[n, Q]`; -1 where there are no more.
+
+    One elementwise loop: the word of a slot is the last one with not too many bits before it.
+    """
+    rank = jnp.arange(slots, dtype=jnp.int32)
+    bits, passed = words[:, :1], before[:, :1]
+    start = jnp.zeros((len(words), slots), jnp.int32)
+    for w in range(1, words.shape[1]):
+        reached = rank >= before[:, w, None]
+        bits = jnp.where(reached, words[:, w, None], bits)
+        passed = jnp.where(reached, before[:, w, None], passed)
+        start = jnp.where(reached, w * WORD, start)
+    total = before[:, -1] + ones(words[:, -1])
+    return jnp.where(rank < total[:, None], start + select(bits, rank - passed), -1)
 
 
 def find_reverse(
@@ -176,15 +177,3 @@ def find_reverse(
     slot = reach.before.reshape(-1).at[place].get(mode="clip") + ones(bits)
     found = other * total + jnp.asarray(first_slot[species])[:, None] + slot
     return jnp.where(other < n, jnp.minimum(found, n * total), n * total)
-
-
-def in_blocks(function, block: int, *arrays: jax.Array) -> jax.Array:  # type: ignore[no-untyped-def]
-    """`function` of `arrays` `[n, ...]`, `block` rows at a time."""
-    n = len(arrays[0])
-    block = min(block, n)
-    n_blocks = -(-n // block)
-    padding = n_blocks * block - n
-    cut = [jnp.pad(x, ((0, padding), *[(0, 0)] * (x.ndim - 1))) for x in arrays]
-    cut = [x.reshape(n_blocks, block, *x.shape[1:]) for x in cut]
-    result = jax.lax.map(lambda given: function(given), tuple(cut))
-    return result.reshape(-1, *result.shape[2:])[:n]
