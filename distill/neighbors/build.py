@@ -39,7 +39,7 @@ class Searched(NamedTuple):
 
     rows: Rows
     images: Images
-    candidates: list[Candidates]
+    candidates: Candidates
     reach: Reach
     lost: jax.Array
 
@@ -57,11 +57,10 @@ def search(
     n_species = len(layout.words)
     rows = sort_rows(layout.grid, species, n_species, positions, center)
     images = make_images(layout, rows)
-    candidates = [find_candidates(layout, rows, images, kind) for kind in range(n_species)]
+    candidates = find_candidates(layout, images)
     reach = find_reach(layout, np.sort(species), rows, candidates)
-    lost = (images.total >= layout.images) | (reach.filling > layout.rows_per_cell)
-    for found, words in zip(candidates, layout.words, strict=True):
-        lost |= (found.counts > 32 * words).any()
+    lost = candidates.overflow | (images.total >= layout.images)
+    lost |= reach.filling > layout.rows_per_cell
     return Searched(rows, images, candidates, reach, lost)
 
 

@@ -19,7 +19,7 @@ from distill.neighbors.grid import Grid
 FAR = 1.0e6
 """Å, where candidates and rows that do not exist are put; their squares still fit float32."""
 
-STEPS_AT_ONCE = 9
+STEPS_AT_ONCE = 32
 """Cells around a cell that are compared in one fused loop."""
 
 
@@ -45,6 +45,11 @@ class Layout:
     def bits(self) -> int:
         """Low bits of a packed candidate, which number the step to its cell."""
         return max((len(self.grid.steps) - 1).bit_length(), 1)
+
+    @property
+    def step_mask(self) -> int:
+        """Those bits of a packed candidate."""
+        return (1 << self.bits) - 1
 
 
 class Rows(NamedTuple):
@@ -87,22 +92,20 @@ class Images(NamedTuple):
 
 
 class Candidates(NamedTuple):
-    """Extended atoms of one species in the cells around each home cell; `W` for each.
+    """Extended atoms in the cells around each home cell, `W` in all, one species after another.
 
     Attributes:
         packed: `[W, C]` int32, the extended atom and, in the low bits, the step to its cell.
-        local: three arrays `[W, C]`, Å, place relative to the middle of the candidate's grid cell.
-        steps: three arrays `[W, C]`, Å, from the middle of the home cell to that of the
-            candidate's.
-        starts: `[D, C]` int32, first candidate in each of the cells around.
-        counts: `[C]` int32, candidates.
+        rows: `[W, C]` int32, its row; `n` for none.
+        starts: `[S, D, C]` int32, number of the first candidate of a species in each of the cells
+            around, counted from the first of its species.
+        overflow: `()` bool, a cell has more candidates than fit.
     """
 
     packed: jax.Array
-    local: tuple[jax.Array, ...]
-    steps: tuple[jax.Array, ...]
+    rows: jax.Array
     starts: jax.Array
-    counts: jax.Array
+    overflow: jax.Array
 
 
 def sort_rows(
@@ -177,33 +180,40 @@ def make_images(layout: Layout, rows: Rows) -> Images:
     )
 
 
-def find_candidates(layout: Layout, rows: Rows, images: Images, kind: int) -> Candidates:
-    """Candidates of species `kind` of every home cell."""
-    grid, n = layout.grid, len(rows.order)
+def find_candidates(layout: Layout, images: Images) -> Candidates:
+    """List what is in the cells around each home cell."""
+    grid = layout.grid
     around = grid.blocks[grid.around]
-    counts = images.counts[kind][around]
-    ends = jnp.cumsum(counts, axis=0, dtype=jnp.int32)
+    counts = images.counts[:, around]
+    ends = jnp.cumsum(counts, axis=1, dtype=jnp.int32)
     starts = ends - counts
-    number = jnp.arange(WORD * layout.words[kind], dtype=jnp.int32)[:, None]
-    step, first = _segments(number, starts, images.starts[kind][around] - starts)
-    valid = number < ends[-1]
-    extended = jnp.where(valid, jnp.minimum(first + number, layout.images - 1), layout.images - 1)
-    row = images.rows[extended]
-    clipped = jnp.minimum(row, n - 1)
-    offsets = grid.offsets.astype(rows.local[0].dtype)
-    return Candidates(
-        packed=(extended << layout.bits) | jnp.where(valid, step, 0),
-        local=tuple(jnp.where(row < n, x[clipped], FAR) for x in rows.local),
-        steps=tuple(jnp.asarray(offsets[:, axis])[step] for axis in range(3)),
-        starts=starts,
-        counts=ends[-1],
-    )
+    firsts = images.starts[:, around] - starts
+    values = (firsts << layout.bits) | jnp.arange(len(grid.steps), dtype=jnp.int32)[:, None]
+    room = WORD * np.asarray(layout.words)
+    overflow = (ends[:, -1] > room[:, None]).any()
+    none = np.int32((layout.images - 1) << layout.bits)
+
+    def found() -> tuple[jax.Array, jax.Array]:
+        parts = []
+        for kind in range(len(room)):
+            number = jnp.arange(room[kind], dtype=jnp.int32)[:, None]
+            value = _last_reached(number, starts[kind], values[kind])
+            valid = number < ends[kind, -1]
+            parts.append(jnp.where(valid, value + (number << layout.bits), none))
+        packed = jnp.concatenate(parts)
+        return packed, images.rows.at[packed >> layout.bits].get(mode="clip")
+
+    def nothing() -> tuple[jax.Array, jax.Array]:
+        shape = int(room.sum()), grid.n_home
+        return jnp.full(shape, none), jnp.full(shape, images.rows[-1])
+
+    # A branch ends a fused loop; fused into their users, the comparisons would be repeated.
+    packed, rows = jax.lax.cond(overflow, nothing, found)
+    return Candidates(packed, rows, starts, overflow)
 
 
-def _segments(
-    number: jax.Array, starts: jax.Array, values: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """The last segment that starts at or before each number, and its value.
+def _last_reached(number: jax.Array, starts: jax.Array, values: jax.Array) -> jax.Array:
+    """The value of the last segment that starts at or before each number.
 
     Args:
         number: `[W, 1]` int32.
@@ -211,26 +221,20 @@ def _segments(
         values: `[D, C]` int32.
 
     Returns:
-        Two arrays `[W, C]` int32.
+        `[W, C]` int32.
     """
-    shape = (len(number), starts.shape[1])
     chunks = -(-len(starts) // STEPS_AT_ONCE)
     padding = ((0, chunks * STEPS_AT_ONCE - len(starts)), (0, 0))
-    size = (chunks, -1, starts.shape[1])
+    size = (chunks, STEPS_AT_ONCE, starts.shape[1])
     starts = jnp.pad(starts, padding, constant_values=np.iinfo(np.int32).max).reshape(size)
     values = jnp.pad(values, padding).reshape(size)
 
-    def chunk(
-        found: tuple[jax.Array, jax.Array], given: tuple[jax.Array, jax.Array]
-    ) -> tuple[tuple[jax.Array, jax.Array], None]:
-        segment, value = found
+    def chunk(value: jax.Array, given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, None]:
         for start, new in zip(*given, strict=True):
-            reached = number >= start
-            segment = segment + reached.astype(jnp.int32)
-            value = jnp.where(reached, new, value)
-        return (segment, value), None
+            value = jnp.where(number >= start, new, value)
+        return value, None
 
-    none = jnp.full(shape, -1, jnp.int32), jnp.zeros(shape, jnp.int32)
+    none = jnp.zeros((len(number), starts.shape[2]), jnp.int32)
     return jax.lax.scan(chunk, none, (starts, values))[0]
 
 

@@ -36,7 +36,7 @@ class Reach(NamedTuple):
 
 
 def find_reach(
-    layout: Layout, species: np.ndarray, rows: Rows, candidates: list[Candidates]
+    layout: Layout, species: np.ndarray, rows: Rows, candidates: Candidates
 ) -> Reach:
     """Compare every row with all candidates of its cell.
 
@@ -62,10 +62,9 @@ def find_reach(
     at = jnp.minimum(home, n - 1)
     places = [jnp.where(home < n, x[at], -FAR) for x in rows.local]
     middle = len(layout.grid.steps) // 2
-    own = jnp.stack([c.starts[middle] for c in candidates])[species, rows.cells] + in_cell
+    own = candidates.starts[species, middle, rows.cells] + in_cell
     own = own + jnp.asarray((WORD * first_word)[species], jnp.int32)
     own = jnp.where(home < n, own[at], -1)
-    # The product of float32 numbers must not depend on which row comes first; see the module.
     limit = jnp.asarray(layout.grid.geometry.radius**2, rows.local[0].dtype)
 
     def word(given: tuple[jax.Array, ...]) -> jax.Array:
@@ -80,11 +79,12 @@ def find_reach(
         itself = jnp.where(own // WORD == index, jnp.uint32(1) << (own % WORD).astype(jnp.uint32), 0)
         return found & ~itself
 
-    def lined_up(name: str, axis: int) -> jax.Array:
-        parts = [getattr(c, name)[axis] for c in candidates]
-        return jnp.concatenate(parts).reshape(-1, WORD, n_cells)
-
-    arrays = [lined_up(name, axis) for name in ("local", "steps") for axis in range(3)]
+    at = jnp.minimum(candidates.rows, n - 1)
+    there = [jnp.where(candidates.rows < n, x[at], FAR) for x in rows.local]
+    step = candidates.packed & layout.step_mask
+    offsets = layout.grid.offsets.astype(limit.dtype)
+    there += [jnp.asarray(offsets[:, axis])[step] for axis in range(3)]
+    arrays = [x.reshape(-1, WORD, n_cells) for x in there]
     found = jax.lax.map(word, (jnp.arange(words.sum(), dtype=jnp.int32), *arrays))
     found = found.reshape(-1, n_cells * width)
     starts_group = np.isin(np.arange(words.sum()), first_word)
@@ -108,7 +108,7 @@ def find_reach(
 
 
 def fill_slots(
-    layout: Layout, rows: Rows, candidates: list[Candidates], reach: Reach
+    layout: Layout, rows: Rows, candidates: Candidates, reach: Reach
 ) -> jax.Array:
     """Packed candidates `[n, K]` int32 within reach of each row, grouped by species."""
     words = reach.words[:, reach.places].T
@@ -121,7 +121,7 @@ def fill_slots(
             parts.append(jnp.where(places >= 0, places + first * WORD, -1))
         first += n_words
     place = jnp.concatenate(parts, axis=1)
-    packed = jnp.concatenate([c.packed for c in candidates]).reshape(-1)
+    packed = candidates.packed.reshape(-1)
     found = packed.at[place * layout.grid.n_home + rows.cells[:, None]].get(mode="clip")
     return jnp.where(place >= 0, found, np.int32((layout.images - 1) << layout.bits))
 
@@ -148,7 +148,7 @@ def find_reverse(
     species: np.ndarray,
     rows: Rows,
     images: Images,
-    candidates: list[Candidates],
+    candidates: Candidates,
     reach: Reach,
     packed: jax.Array,
 ) -> jax.Array:
@@ -164,10 +164,10 @@ def find_reverse(
     first_slot = (np.cumsum(layout.groups) - np.asarray(layout.groups)).astype(np.int32)
     n_steps = len(layout.grid.steps)
     in_cell = jnp.arange(n, dtype=jnp.int32) - rows.starts[species, rows.cells]
-    all_starts = jnp.stack([c.starts for c in candidates]).reshape(-1)
+    all_starts = candidates.starts.reshape(-1)
 
     other = images.rows[packed >> layout.bits]
-    step = packed & ((1 << layout.bits) - 1)
+    step = packed & layout.step_mask
     there = reach.places.at[other].get(mode="clip")
     opposite = jnp.asarray(species * n_steps + n_steps - 1, jnp.int32)[:, None] - step
     rank = all_starts[opposite * n_cells + there // width] + in_cell[:, None]
