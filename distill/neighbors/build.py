@@ -19,11 +19,13 @@ from distill.neighbors.candidates import (
 )
 from distill.neighbors.pairs import Reach, fill_slots, find_reach, find_reverse
 
+
 class Found(NamedTuple):
     """Result of a rebuild; see `GroupedList` for the first five.
 
     Attributes:
-        overflow: `()` bool, a buffer was too small; the list is then without pairs.
+        lacking: `[3 + S]` bool, which buffers were too small: images, rows of a grid cell,
+            candidates, slots of each group. If any was, the list is without pairs.
     """
 
     order: jax.Array
@@ -31,17 +33,17 @@ class Found(NamedTuple):
     shift: jax.Array
     neighbors: jax.Array
     reverse: jax.Array
-    overflow: jax.Array
+    lacking: jax.Array
 
 
 class Searched(NamedTuple):
-    """What is known before slots are filled."""
+    """What is known before slots are filled; `lacking` `[3]` as the first three of `Found`'s."""
 
     rows: Rows
     images: Images
     candidates: Candidates
     reach: Reach
-    lost: jax.Array
+    lacking: jax.Array
 
 
 def search(
@@ -59,19 +61,23 @@ def search(
     images = make_images(layout, rows)
     candidates = find_candidates(layout, images)
     reach = find_reach(layout, np.sort(species), rows, candidates)
-    lost = candidates.overflow | (images.total >= layout.images)
-    lost |= reach.filling > layout.rows_per_cell
-    return Searched(rows, images, candidates, reach, lost)
+    lacking = jnp.stack(
+        [
+            images.total >= layout.images,
+            reach.filling > layout.rows_per_cell,
+            candidates.overflow,
+        ]
+    )
+    return Searched(rows, images, candidates, reach, lacking)
 
 
-def build(
-    layout: Layout, species: np.ndarray, positions: jax.Array, center: jax.Array
-) -> Found:
+def build(layout: Layout, species: np.ndarray, positions: jax.Array, center: jax.Array) -> Found:
     """Find all pairs; arguments as for `search`."""
-    rows, images, candidates, reach, lost = search(layout, species, positions, center)
+    rows, images, candidates, reach, lacking = search(layout, species, positions, center)
     kinds = np.sort(species)
     shape = (len(species), sum(layout.groups))
-    lost |= (reach.needed > np.asarray(layout.groups)).any()
+    lacking = jnp.append(lacking, reach.needed > np.asarray(layout.groups))
+    lost = lacking.any()
 
     def nothing() -> jax.Array:
         return jnp.full(shape, (layout.images - 1) << layout.bits, jnp.int32)
@@ -94,5 +100,5 @@ def build(
         shift=images.shifts,
         neighbors=neighbors,
         reverse=reverse,
-        overflow=lost,
+        lacking=lacking,
     )

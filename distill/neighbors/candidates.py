@@ -164,9 +164,7 @@ def make_images(layout: Layout, rows: Rows) -> Images:
         place = jnp.searchsorted(ends, number, side="right").astype(jnp.int32)
         place = jnp.minimum(place, len(ends) - 1)
         first_row = rows.starts[:, home].T.reshape(-1)
-        image_rows = jnp.where(
-            number < ends[-1], (first_row - starts)[place] + number, n
-        )
+        image_rows = jnp.where(number < ends[-1], (first_row - starts)[place] + number, n)
         whole = jnp.asarray(grid.halo_shifts, rows.offsets.dtype)[place // n_species]
         whole = whole - rows.offsets.at[image_rows].get(mode="clip")
         shifts = jnp.where((image_rows < n)[:, None], whole, 0)

@@ -20,14 +20,17 @@ import numpy as np
 
 from distill.errors import UnsupportedStructureError
 from distill.graph import PADDING_DISTANCE
-from distill.neighbors.bits import WORD
 from distill.neighbors.build import build, search
 from distill.neighbors.candidates import Layout
-from distill.neighbors.capacity import bucket
 from distill.neighbors.cell import periodic_cell
 from distill.neighbors.device import REBUILD_FRACTION
-from distill.neighbors.layouts import bucket_rows, choose_grid, demand
+from distill.neighbors.host import neighbor_table
+from distill.neighbors.layouts import choose_groups, choose_layout
 from distill.neighbors.search import Geometry
+
+COUNTED_ON_HOST = 20_000
+"""Up to so many atoms neighbours are counted on the host, which spares a compilation."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
@@ -47,8 +50,9 @@ class GroupedList:
         reverse: `[n, K]` int32, `row * K + slot` of the mirrored pair; `n * K` for empty slots.
         reference_positions: `[n, 3]`, Å, where the list was built, in the order of the atoms.
         center: `[3]`, Å, middle of the search grid along free directions.
-        overflow: `()` bool, a buffer was too small at some update since the allocation, so pairs
-            are missing.
+        lacking: `[3 + S]` bool, which buffers were too small at some update since the allocation:
+            images, rows of a grid cell, candidates, slots of each group. The list has no pairs
+            then.
         stale: `()` bool, at some update an atom had moved more than half the skin (or to NaN), so
             the list in use until then may have missed pairs.
         layout: static sizes.
@@ -61,9 +65,14 @@ class GroupedList:
     reverse: jax.Array
     reference_positions: jax.Array
     center: jax.Array
-    overflow: jax.Array
+    lacking: jax.Array
     stale: jax.Array
     layout: Layout = field(metadata={"static": True})
+
+    @property
+    def overflow(self) -> jax.Array:
+        """`()` bool, a buffer was too small at some update since the allocation."""
+        return self.lacking.any()
 
     @property
     def groups(self) -> tuple[int, ...]:
@@ -111,8 +120,7 @@ class GroupedSearch:
             positions: kept in their floating-point dtype.
             minimum_capacity: at least so many slots for each species; all buffers grow in
                 proportion.
-            previous: the list to replace: no capacity shrinks, and the layout is kept unless it
-                overflowed or does not do any more.
+            previous: the list to replace: no group shrinks, and what was too small grows.
 
         Raises:
             UnsupportedStructureError: positions are NaN or infinite.
@@ -132,15 +140,19 @@ class GroupedSearch:
         middle = np.median(points @ np.linalg.inv(self.geometry.matrix), axis=0)
         middle = np.where(self.geometry.pbc, 0.0, middle)
         center = jnp.asarray(middle, start.dtype)
-        layout = self._searching(points, middle, minimum_capacity, previous)
+        sizes: tuple[Any, ...] = self.capacity_multiplier, minimum_capacity
+        if previous is not None:
+            sizes = *sizes, previous.layout, np.asarray(previous.lacking)
+        layout = choose_layout(self.geometry, self.species, points, middle, *sizes)
         while True:
-            needed, lost = _count(self, layout, start, center)
-            if not lost:
+            needed = self._most_neighbors(layout, points, start, center)
+            layout = choose_groups(layout, self.species, needed, *sizes)
+            found = _build(self, layout, start, center)
+            if not found.lacking.any():
                 break
-            # Only rounding at the edge of a grid cell leads here.
-            layout = _larger(layout)
-        layout = self._with_groups(layout, np.asarray(needed), minimum_capacity, previous)
-        found = _build(self, layout, start, center)
+            # Only rounding at the edge of the radius or of a grid cell leads here.
+            sizes = self.capacity_multiplier, minimum_capacity, layout, np.asarray(found.lacking)
+            layout = choose_layout(self.geometry, self.species, points, middle, *sizes)
         return GroupedList(
             **found._asdict(),
             reference_positions=start,
@@ -166,7 +178,7 @@ class GroupedSearch:
         def rebuild(old: GroupedList) -> GroupedList:
             center = _follow(old.layout, now, old.center)
             found = build(old.layout, self.species, now, center)
-            fields = found._replace(overflow=old.overflow | found.overflow)._asdict()
+            fields = found._replace(lacking=old.lacking | found.lacking)._asdict()
             return replace(old, **fields, reference_positions=now, center=center)
 
         nbrs = replace(nbrs, stale=nbrs.stale | self.is_stale(nbrs, now))
@@ -181,57 +193,19 @@ class GroupedSearch:
         """
         return ~(_largest_move(nbrs, positions) <= 0.5 * self.skin)
 
-    def _searching(
-        self, points: np.ndarray, center: np.ndarray, minimum: int, previous: GroupedList | None
-    ) -> Layout:
-        """A layout that is large enough but for the groups, which are left as they were."""
-        species, n = self.species, len(self.species)
-        grid = choose_grid(self.geometry, species, points, center)
-        needs = demand(grid, species, points, center)
-        old = None if previous is None else previous.layout
-        if old is not None:
-            kept = demand(old.grid, species, points, center)
-            # Another grid is another compilation: only where it pays.
-            if kept.cost(old.grid) <= 2 * needs.cost(grid):
-                grid, needs = old.grid, kept
-        same_grid = old is not None and old.grid == grid
-        groups = (0,) * len(self.rows) if old is None else old.groups
-        growth = self.capacity_multiplier
-        largest = len(grid.steps) * np.asarray(self.rows)
-        candidates = [
-            min(max(math.ceil(c * growth), minimum), most) if most else 0
-            for c, most in zip(needs.candidates.tolist(), largest.tolist(), strict=True)
-        ]
-        rows_per_cell = bucket_rows(
-            min(max(math.ceil(needs.rows_per_cell * growth), min(minimum, n)), n)
+    def _most_neighbors(
+        self, layout: Layout, points: np.ndarray, start: jax.Array, center: jax.Array
+    ) -> np.ndarray:
+        """Most neighbours of each species that an atom has, `[S]`."""
+        species = self.species
+        if len(points) > COUNTED_ON_HOST:
+            return np.asarray(_count(self, layout, start, center))
+        table = neighbor_table(
+            points, self.geometry.matrix, self.geometry.pbc, self.geometry.radius
         )
-        images = needs.images + math.ceil((growth - 1) * needs.images) + (1 if needs.images else 0)
-        layout = Layout(
-            grid=grid,
-            groups=groups,
-            images=n + 1 + (bucket(images, ratio=1.1) if len(grid.halo) else 0),
-            rows_per_cell=rows_per_cell,
-            words=tuple(_word_bucket(c) for c in candidates),
-        )
-        if old is not None and same_grid:
-            layout = replace(
-                layout,
-                images=max(layout.images, old.images),
-                rows_per_cell=max(layout.rows_per_cell, old.rows_per_cell),
-                words=tuple(map(max, layout.words, old.words)),
-            )
-        return layout
-
-    def _with_groups(
-        self, layout: Layout, needed: np.ndarray, minimum: int, previous: GroupedList | None
-    ) -> Layout:
-        groups = []
-        for kind, (count, rows) in enumerate(zip(needed.tolist(), self.rows, strict=True)):
-            most = rows * len(layout.grid.steps)
-            wanted = max(math.ceil(count * self.capacity_multiplier), minimum, 1)
-            slots = bucket(min(wanted, most), ratio=1.1) if rows else 0
-            groups.append(slots if previous is None else max(slots, previous.groups[kind]))
-        return replace(layout, groups=tuple(groups))
+        others = np.append(species, -1)[table.neighbors]
+        kinds = range(len(self.rows))
+        return np.asarray([(others == kind).sum(axis=1).max() for kind in kinds])
 
 
 def grouped_list(
@@ -301,10 +275,8 @@ def _build(search_: GroupedSearch, layout: Layout, positions: jax.Array, center:
 @partial(jax.jit, static_argnums=(0, 1))
 def _count(
     search_: GroupedSearch, layout: Layout, positions: jax.Array, center: jax.Array
-) -> tuple[jax.Array, jax.Array]:
-    """Most neighbours of each species, `[S]`, and whether a buffer of the search is too small."""
-    found = search(layout, search_.species, positions, center)
-    return found.reach.needed, found.lost
+) -> jax.Array:
+    return search(layout, search_.species, positions, center).reach.needed
 
 
 def _follow(layout: Layout, positions: jax.Array, center: jax.Array) -> jax.Array:
@@ -323,17 +295,3 @@ def _largest_move(nbrs: GroupedList, positions: jax.Array) -> jax.Array:
     """Å, `()`; NaN if a position is."""
     squared = jnp.sum((positions - nbrs.reference_positions) ** 2, axis=-1)
     return jnp.sqrt(jnp.max(squared))
-
-
-def _larger(layout: Layout) -> Layout:
-    return replace(
-        layout,
-        images=layout.images + 8,
-        rows_per_cell=bucket_rows(layout.rows_per_cell + 1),
-        words=tuple(w + 1 if w else 0 for w in layout.words),
-    )
-
-
-def _word_bucket(candidates: int) -> int:
-    """Words for so many candidates."""
-    return bucket(-(-candidates // WORD), ratio=1.1, multiple=1) if candidates else 0

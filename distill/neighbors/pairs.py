@@ -35,9 +35,7 @@ class Reach(NamedTuple):
     filling: jax.Array
 
 
-def find_reach(
-    layout: Layout, species: np.ndarray, rows: Rows, candidates: Candidates
-) -> Reach:
+def find_reach(layout: Layout, species: np.ndarray, rows: Rows, candidates: Candidates) -> Reach:
     """Compare every row with all candidates of its cell.
 
     Args:
@@ -76,7 +74,9 @@ def find_reach(
             for x, u, d in zip(places, local, steps, strict=True):
                 squared = squared + ((u[bit][:, None] - x) + d[bit][:, None]) ** 2
             found = found | jnp.where(squared < limit, jnp.uint32(1 << bit), jnp.uint32(0))
-        itself = jnp.where(own // WORD == index, jnp.uint32(1) << (own % WORD).astype(jnp.uint32), 0)
+        itself = jnp.where(
+            own // WORD == index, jnp.uint32(1) << (own % WORD).astype(jnp.uint32), 0
+        )
         return found & ~itself
 
     at = jnp.minimum(candidates.rows, n - 1)
@@ -89,7 +89,7 @@ def find_reach(
     found = found.reshape(-1, n_cells * width)
     starts_group = np.isin(np.arange(words.sum()), first_word)
 
-    def count(before: jax.Array, given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, ...]:
+    def count(before: jax.Array, given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
         first, bits = given
         before = jnp.where(first, 0, before)
         return before + ones(bits), before
@@ -107,9 +107,7 @@ def find_reach(
     )
 
 
-def fill_slots(
-    layout: Layout, rows: Rows, candidates: Candidates, reach: Reach
-) -> jax.Array:
+def fill_slots(layout: Layout, rows: Rows, candidates: Candidates, reach: Reach) -> jax.Array:
     """Packed candidates `[n, K]` int32 within reach of each row, grouped by species."""
     words = reach.words[:, reach.places].T
     before = reach.before[:, reach.places].T
