@@ -76,7 +76,9 @@ def build(layout: Layout, species: np.ndarray, positions: jax.Array, center: jax
     rows, images, candidates, reach, lacking = search(layout, species, positions, center)
     kinds = np.sort(species)
     shape = (len(species), sum(layout.groups))
-    lacking = jnp.append(lacking, reach.needed > np.asarray(layout.groups))
+    # Without all candidates the counts mean nothing.
+    crowded = (reach.needed > np.asarray(layout.groups)) & ~lacking.any()
+    lacking = jnp.concatenate([lacking, crowded])
     lost = lacking.any()
 
     def nothing() -> jax.Array:
