@@ -13,6 +13,7 @@ import numpy as np
 from distill.data import Dataset, concatenate, load, split_by_trajectory
 from distill.data.sanity import require_sane_labels
 from distill.errors import ConfigError
+from distill.sampling import spread_order
 from distill.students import StudentSpec, initialise_student
 from distill.training import FitResult, TrainingConfig, fit
 from quickstart_config import SplitConfig, StudentConfig
@@ -26,7 +27,8 @@ class TrainConfig:
         datasets: labelled files, of one teacher.
         test: file with the held-out structures; without it a share of `datasets` is held out.
         split: shares of `datasets`; whole trajectories go to one part.
-        n_train: most training structures, spread evenly over the trajectories; 0 takes all.
+        n_train: most training structures, spread evenly over the trajectories, smaller numbers
+            being subsets of larger ones; 0 takes all.
         student: architecture or size, cutoff, options.
         training: see `distill.training.TrainingConfig`.
         output: folder of the run.
@@ -93,8 +95,8 @@ def load_data(config: TrainConfig) -> Data:
             raise ConfigError(
                 f"n_train is {config.n_train}, but there are {len(parts['train'])} structures"
             )
-        chosen = np.linspace(0, len(parts["train"]) - 1, config.n_train).round().astype(int)
-        parts["train"] = parts["train"][chosen]
+        order = spread_order(dataset.trajectory[parts["train"]])
+        parts["train"] = np.sort(parts["train"][order[: config.n_train]])
     return Data(dataset, parts)
 
 
