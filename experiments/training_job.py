@@ -27,8 +27,8 @@ class TrainConfig:
         datasets: labelled files, of one teacher.
         test: file with the held-out structures; without it a share of `datasets` is held out.
         split: shares of `datasets`; whole trajectories go to one part.
-        n_train: most training structures, spread evenly over the trajectories, smaller numbers
-            being subsets of larger ones; 0 takes all.
+        n_train: most training structures, spread evenly over the trajectories; 0 takes all.
+        nested: choose them so that a smaller `n_train` is a subset of a larger one (data curves).
         student: architecture or size, cutoff, options.
         training: see `distill.training.TrainingConfig`.
         output: folder of the run.
@@ -39,6 +39,7 @@ class TrainConfig:
     test: Path | None = None
     split: SplitConfig = field(default_factory=SplitConfig)
     n_train: int = 0
+    nested: bool = False
     student: StudentConfig = field(default_factory=StudentConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     output: Path = Path("runs/train")
@@ -95,8 +96,10 @@ def load_data(config: TrainConfig) -> Data:
             raise ConfigError(
                 f"n_train is {config.n_train}, but there are {len(parts['train'])} structures"
             )
-        order = spread_order(dataset.trajectory[parts["train"]])
-        parts["train"] = np.sort(parts["train"][order[: config.n_train]])
+        chosen = np.linspace(0, len(parts["train"]) - 1, config.n_train).round().astype(int)
+        if config.nested:
+            chosen = spread_order(dataset.trajectory[parts["train"]])[: config.n_train]
+        parts["train"] = parts["train"][np.sort(chosen)]
     return Data(dataset, parts)
 
 
