@@ -28,10 +28,12 @@ def invariants(densities: Densities, n_channels: int) -> jax.Array:
     """
     found = [densities[0][:, 0, :n_channels]]
     rows, columns = np.triu_indices(n_channels)
+    # int32: an int64 index fails in traces that mix both settings of jax_enable_x64.
+    upper = (rows * n_channels + columns).astype(np.int32)
     for density in densities:
         own = density[..., :n_channels]
         outer = (own[..., :, None] * own[..., None, :]).sum(1) / own.shape[1] ** 0.5
-        found.append(outer.reshape(len(own), -1)[:, rows * n_channels + columns])
+        found.append(outer.reshape(len(own), -1)[:, upper])
     components = _components(densities, n_channels)
     if components[0].shape[-1]:
         for terms in triple_terms(len(densities) - 1):
@@ -113,6 +115,6 @@ def triple_terms(max_l: int) -> list[list[tuple[int, int, int, float]]]:
 def _symmetric_index(n_channels: int) -> np.ndarray:
     """Where the product of channels (c, d) stands among those with c <= d, `[C, C]`."""
     rows, columns = np.triu_indices(n_channels)
-    index = np.zeros((n_channels, n_channels), np.int64)
+    index = np.zeros((n_channels, n_channels), np.int32)
     index[rows, columns] = index[columns, rows] = np.arange(len(rows))
     return index

@@ -222,7 +222,7 @@ def _to_features(
     if neighbors is None:
         return jnp.concatenate(moments, axis=-1)
     by_group = jnp.stack(moments, axis=2)
-    joined = jnp.einsum("bmgr,gf->bmfr", by_group, neighbors[np.asarray(elements)])
+    joined = jnp.einsum("bmgr,gf->bmfr", by_group, neighbors[np.asarray(elements, np.int32)])
     return joined.reshape(*joined.shape[:2], -1)
 
 
@@ -233,7 +233,7 @@ def _from_features(
     if neighbors is None:
         return jnp.split(moments, len(elements), axis=-1)
     split = moments.reshape(*moments.shape[:2], neighbors.shape[1], -1)
-    by_group = jnp.einsum("bmfr,gf->bmgr", split, neighbors[np.asarray(elements)])
+    by_group = jnp.einsum("bmfr,gf->bmgr", split, neighbors[np.asarray(elements, np.int32)])
     return [by_group[:, :, group] for group in range(len(elements))]
 
 
@@ -247,7 +247,7 @@ def _radial_maps(weights: MomentWeights, elements: list[int]) -> tuple[ElementWe
         if everything:
             return kernel
         split = kernel.reshape(len(kernel), n_elements, weights.n_radial, -1)
-        return split[:, np.asarray(elements)].reshape(len(kernel), -1, kernel.shape[-1])
+        return split[:, np.asarray(elements, np.int32)].reshape(len(kernel), -1, kernel.shape[-1])
 
     return tuple(replace(own, kernel=chosen(own.kernel)) for own in weights.radial)
 
