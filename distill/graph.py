@@ -7,7 +7,7 @@ an index of `N - 1` or `B - 1` can be used as a harmless target.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,8 @@ class Graph:
         system: `[N]` int32, the system an atom belongs to (`B - 1` for padding atoms).
         atom_mask: `[N]` bool, False for padding atoms.
         system_mask: `[B]` bool, False for padding systems.
+        groups: static, slots per element where they are grouped: the first `groups[0]` slots of
+            every row hold neighbours of element 0, and so on; empty where they are not.
     """
 
     positions: jax.Array
@@ -40,6 +42,7 @@ class Graph:
     system: jax.Array
     atom_mask: jax.Array
     system_mask: jax.Array
+    groups: tuple[int, ...] = field(default=(), metadata={"static": True})
 
     @property
     def pair_mask(self) -> jax.Array:

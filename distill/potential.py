@@ -73,8 +73,10 @@ def evaluate(
         message_passing: whether rows depend on each other; `kernel` is not used then.
     """
     vectors = displacements(graph)
+    elements = range(len(graph.groups))
+    others = np.repeat(elements, graph.groups) if graph.groups else neighbor_species(graph)
     output, gradients = _kernel(kernel, message_passing, graph.neighbors)(
-        atomic_energy, vectors, neighbor_species(graph), graph.pair_mask, graph.species
+        atomic_energy, vectors, others, graph.pair_mask, graph.species
     )
     outputs: tuple[jax.Array, ...] = output if isinstance(output, tuple) else (output,)
     energies, beside = outputs[0], outputs[1:]

@@ -31,6 +31,7 @@ from distill.sampling import (
     sample_rattled,
     sample_tree,
     select_diverse,
+    spread_order,
 )
 from distill.students import load_bundle
 from quickstart import resolve_teacher
@@ -54,6 +55,8 @@ class SampleConfig:
         tree: a family tree of displaced and partly relaxed structures from every start.
         rattle: displaced and strained copies of every start; needs no potential.
         select: so many of the most diverse structures are kept; 0 keeps all but duplicates.
+        spread: order the structures so that every beginning of the file is spread evenly over the
+            trajectories: for data curves, and for labelling that may be cut short.
         output: dataset file.
     """
 
@@ -63,6 +66,7 @@ class SampleConfig:
     tree: TreeConfig | None = None
     rattle: RattleConfig | None = None
     select: int = 0
+    spread: bool = False
     output: Path = Path("structures.h5")
 
 
@@ -100,6 +104,8 @@ def run(config: SampleConfig) -> Dataset:
     duplicates = len(dataset) - len(kept)
     if config.select:
         kept = select_diverse(kept, config.select)
+    if config.spread:
+        kept = kept.subset(spread_order(kept.trajectory))
     config.output.parent.mkdir(parents=True, exist_ok=True)
     save(kept, config.output)
     print(f"{config.output}: {len(kept)} structures, {duplicates} duplicates left out")

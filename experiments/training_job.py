@@ -13,6 +13,7 @@ import numpy as np
 from distill.data import Dataset, concatenate, load, split_by_trajectory
 from distill.data.sanity import require_sane_labels
 from distill.errors import ConfigError
+from distill.sampling import spread_order
 from distill.students import StudentSpec, initialise_student
 from distill.training import FitResult, TrainingConfig, fit
 from quickstart_config import SplitConfig, StudentConfig
@@ -27,6 +28,7 @@ class TrainConfig:
         test: file with the held-out structures; without it a share of `datasets` is held out.
         split: shares of `datasets`; whole trajectories go to one part.
         n_train: most training structures, spread evenly over the trajectories; 0 takes all.
+        nested: choose them so that a smaller `n_train` is a subset of a larger one (data curves).
         student: architecture or size, cutoff, options.
         training: see `distill.training.TrainingConfig`.
         output: folder of the run.
@@ -37,6 +39,7 @@ class TrainConfig:
     test: Path | None = None
     split: SplitConfig = field(default_factory=SplitConfig)
     n_train: int = 0
+    nested: bool = False
     student: StudentConfig = field(default_factory=StudentConfig)
     training: TrainingConfig = field(default_factory=TrainingConfig)
     output: Path = Path("runs/train")
@@ -94,7 +97,9 @@ def load_data(config: TrainConfig) -> Data:
                 f"n_train is {config.n_train}, but there are {len(parts['train'])} structures"
             )
         chosen = np.linspace(0, len(parts["train"]) - 1, config.n_train).round().astype(int)
-        parts["train"] = parts["train"][chosen]
+        if config.nested:
+            chosen = spread_order(dataset.trajectory[parts["train"]])[: config.n_train]
+        parts["train"] = parts["train"][np.sort(chosen)]
     return Data(dataset, parts)
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from distill.data import load, save
@@ -64,6 +65,17 @@ def test_train_and_evaluate(script, folder, monkeypatch, capsys):
     assert "other settings" in capsys.readouterr().err
     split = json.loads((run / "split.json").read_text())
     assert not set(split["train"]) & set(split["test"])
+    # Nested subsets of the same training structures.
+    job = script("training_job")
+    config = job.TrainConfig(
+        datasets=[train.SMOKE_DATA], split=job.SplitConfig(train=0.5, validation=0.25, test=0.25)
+    )
+    subsets = [
+        set(job.load_data(replace(config, nested=True, n_train=n)).parts["train"].tolist())
+        for n in (3, 5, 11)
+    ]
+    assert [len(subset) for subset in subsets] == [3, 5, 11]
+    assert subsets[0] < subsets[1] < subsets[2]
 
 
 def test_sampling_without_a_potential(script, folder, monkeypatch, capsys):
@@ -79,6 +91,18 @@ def test_sampling_without_a_potential(script, folder, monkeypatch, capsys):
     dataset = load(output)
     assert len(dataset) == 9 and dataset.pbc.all()
     assert set(dataset.parent) > {-1}
+    moved = f"output={folder / 'moved.h5'}"
+    last = [f"system={{dataset: {output}}}", "rattle={copies: 4, standard_deviations: [0.02]}"]
+    assert sample.main([*last, moved, "spread=true"]) == 0
+    spread = load(folder / "moved.h5")
+    names = list(dict.fromkeys(dataset.trajectory))
+    assert len(set(spread.trajectory[:2])) == len(names) == 2
+    for name in names:  # the start of each is the last frame of a trajectory
+        start = np.flatnonzero(np.char.startswith(spread.trajectory, f"{name}-rattle"))[0]
+        last_frame = np.flatnonzero(dataset.trajectory == name)[-1]
+        np.testing.assert_allclose(
+            spread.structure(start).positions, dataset.structure(last_frame).positions
+        )
     assert sample.main(arguments[:1]) == 1
     assert "at least one of md, tree and rattle" in capsys.readouterr().err
 

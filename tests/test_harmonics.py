@@ -9,8 +9,8 @@ import pytest
 from builders import random_rotation
 from scipy import special
 
-from distill.students.harmonics import MAX_L, coupling, coupling_paths, spherical_harmonics
-from distill.students.radial import bessel_basis, smooth_cutoff
+from distill.kernels.harmonics import MAX_L, coupling, coupling_paths, spherical_harmonics
+from distill.kernels.radial import bessel_basis, smooth_cutoff
 
 pytestmark = pytest.mark.usefixtures("x64")
 

@@ -172,7 +172,7 @@ def test_systems_have_names_of_their_own():
     ],
 )
 def test_exactly_one_kind(config):
-    with pytest.raises(ConfigError, match="exactly one of structure, liquid and crystal"):
+    with pytest.raises(ConfigError, match="exactly one of structure, liquid, crystal and dataset"):
         make_systems(config)
 
 

@@ -15,7 +15,11 @@ from distill.data.dataset import Dataset
 from distill.errors import DatasetError
 from distill.graph import Graph
 from distill.neighbors.batch import batch_graphs, species_index
-from distill.neighbors.host import neighbor_table
+from distill.neighbors.grouping import element_counts, group_slots
+from distill.neighbors.host import NeighborTable, neighbor_table
+
+SLOT_MULTIPLE = 4
+"""Slots of an element are a multiple of this."""
 
 
 @jax.tree_util.register_dataclass
@@ -126,6 +130,10 @@ class GraphLoader:
             batch_size // shards,
             max_buckets,
         )
+        self._groups = [
+            _slots_of(bucket.members, self._tables, species, len(self.elements))
+            for bucket in self.plan.buckets
+        ]
         self.batch_size = batch_size
         self._order: tuple[int, list[tuple[int, np.ndarray]]] | None = None
 
@@ -184,6 +192,7 @@ class GraphLoader:
             tables=[self._tables[m] for m in members],
             dtype=self.dtype,
         )
+        graph = group_slots(graph, self._groups[bucket])
         chosen, used = self.indices[members], len(members)
         energy = np.zeros(n_systems, self.dtype)
         energy[:used] = self._residuals[members]
@@ -228,6 +237,20 @@ class GraphLoader:
             hessian_mask=hessian_mask,
             **extra,
         )
+
+
+def _slots_of(
+    members: np.ndarray,
+    tables: Sequence[NeighborTable],
+    species: Sequence[np.ndarray],
+    n_elements: int,
+) -> list[int]:
+    """Slots per element that hold the neighbours of any member of a bucket."""
+    counts = [element_counts(tables[m].neighbors, species[m], n_elements) for m in members]
+    slots = -(-np.max(counts, axis=0) // SLOT_MULTIPLE) * SLOT_MULTIPLE
+    if not slots.any():
+        slots[0] = SLOT_MULTIPLE
+    return [int(width) for width in slots]
 
 
 def _emptied(batch: Batch) -> Batch:

@@ -6,6 +6,9 @@ kernel takes the model and dense rows and gives energies with their gradient:
     kernel(atomic_energy, displacements [b, K, 3], neighbor_species [b, K], mask [b, K],
            species [b]) -> (energy [b], dE/d displacement [b, K, 3])
 
+Where slots are grouped by element, `neighbor_species` is a sorted numpy array `[K]` and holds for
+every row. A `RowModel` whose weights are known is then evaluated by hand-written formulas.
+
 A model may return a tuple of arrays with one row per atom, the energy first; it is passed on as it
 is, so that features come along at no cost. Energies in eV, displacements in Å. Every kernel passes
 the same tests and can be differentiated again, with respect to the parameters and to the
@@ -13,10 +16,20 @@ displacements.
 """
 
 from distill.kernels.blocked import blocked
-from distill.kernels.contract import AtomicEnergy, Kernel
+from distill.kernels.contract import AtomicEnergy, Kernel, RowModel
+from distill.kernels.moment import ElementWeights, MomentWeights
 from distill.kernels.reference import reference
 
 KERNELS: dict[str, Kernel] = {"reference": reference, "blocked": blocked}
 """Kernels by name."""
 
-__all__ = ["KERNELS", "AtomicEnergy", "Kernel", "blocked", "reference"]
+__all__ = [
+    "KERNELS",
+    "AtomicEnergy",
+    "ElementWeights",
+    "Kernel",
+    "MomentWeights",
+    "RowModel",
+    "blocked",
+    "reference",
+]

@@ -5,18 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
-from distill.kernels.contract import AtomicEnergy, Species
+from distill.kernels.contract import AtomicEnergy, NeighborSpecies, Species
 
 
 def reference(
     atomic_energy: AtomicEnergy,
     displacements: jax.Array,
-    neighbor_species: jax.Array,
+    neighbor_species: NeighborSpecies,
     mask: jax.Array,
     species: Species,
-) -> tuple[jax.Array, jax.Array]:
+) -> tuple[Any, jax.Array]:
     """Energies `[b]` (eV) and gradient `[b, K, 3]` (eV/Å); see `distill.kernels`."""
+
+    if isinstance(neighbor_species, np.ndarray):
+        neighbor_species = jnp.broadcast_to(jnp.asarray(neighbor_species, jnp.int32), mask.shape)
 
     def total(vectors: jax.Array) -> tuple[jax.Array, Any]:
         output = atomic_energy(vectors, neighbor_species, mask, species)

@@ -9,6 +9,7 @@ that `r = positions[j] + shift @ cell - positions[i]` for positions as given, wr
 from distill.neighbors.batch import batch_graphs, species_index
 from distill.neighbors.capacity import bucket
 from distill.neighbors.device import NeighborList, NeighborSearch, neighbor_list
+from distill.neighbors.grouping import element_counts, group_slots
 from distill.neighbors.host import NeighborTable, neighbor_table
 
 __all__ = [
@@ -17,6 +18,8 @@ __all__ = [
     "NeighborTable",
     "batch_graphs",
     "bucket",
+    "element_counts",
+    "group_slots",
     "neighbor_list",
     "neighbor_table",
     "species_index",

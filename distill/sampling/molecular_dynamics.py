@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from ase import Atoms
 
 from distill.data import Dataset
+from distill.errors import CapacityError, SimulationError
 from distill.potential import Potential
+from distill.sampling.guard import Guard, GuardConfig
 from distill.sampling.rattle import rattle
-from distill.simulation import MDConfig, relax, run_md
+from distill.simulation import MDConfig, MDResult, relax, run_md
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,7 @@ class MDSamplingConfig:
         friction: 1/fs.
         rattle: Å, standard deviation of the displacements that part the replicas at the start.
         relaxation_steps: steps downhill before, for starts with close contacts (packed liquids).
+        guard: ends a trajectory before its first bad frame; without it nothing is checked.
         seed: of displacements, velocities and noise.
     """
 
@@ -40,6 +44,7 @@ class MDSamplingConfig:
     friction: float = 0.02
     rattle: float = 0.03
     relaxation_steps: int = 0
+    guard: GuardConfig | None = None
     seed: int = 0
 
 
@@ -64,11 +69,11 @@ def sample_by_md(
 
     Returns:
         Unlabelled structures; trajectories are called `<system>-<temperature>K-r<replica>`, with
-        `-s<seed>` unless that is 0. The
-        parent of a frame is the one before it in its trajectory.
+        `-s<seed>` unless that is 0. The parent of a frame is the one before it in its trajectory.
+        With a guard a trajectory may be shorter, or missing; this is printed.
 
     Raises:
-        SimulationError: the potential let the system explode.
+        SimulationError: the potential let the system explode; with a guard only if nothing is left.
     """
     potential = make_potential(atoms)
     every = max(round(config.spacing / config.timestep), 1)
@@ -84,32 +89,56 @@ def sample_by_md(
         )
         if config.relaxation_steps:
             start = relax(potential, start, config.relaxation_steps).positions
-        run = run_md(
+        md = MDConfig(
+            ensemble="nvt_langevin",
+            timestep=config.timestep,
+            temperature=temperature,
+            friction=config.friction,
+            steps=every * (skipped + config.frames),
+            record_every=every,
+            block_steps=every * max(1, 200 // every),
+            seed=seed,
+        )
+        run = partial(
+            run_md,
             potential,
             start,
-            MDConfig(
-                ensemble="nvt_langevin",
-                timestep=config.timestep,
-                temperature=temperature,
-                friction=config.friction,
-                steps=every * (skipped + config.frames),
-                record_every=every,
-                block_steps=every * max(1, 200 // every),
-                seed=seed,
-            ),
+            md,
             progress=progress,
             description=f"sampling at {temperature:.0f} K",
         )
-        kept = run.frames.positions[skipped:]
-        for replica in range(config.replicas):
+        if config.guard is None:
+            frames = run().frames.positions
+            ends = [len(frames)] * config.replicas
+        else:
+            guard = Guard(atoms, start, temperature, config.guard)
+            frames, ends = _guarded(run, guard), guard.kept.tolist()
+        for replica, end in enumerate(ends):
+            kept = frames[skipped:end, replica]
             first = len(structures)
-            structures.extend(_with_positions(atoms, kept[:, replica]))
-            parents.extend([-1, *range(first, first + len(kept) - 1)])
+            structures.extend(_with_positions(atoms, kept))
+            parents.extend([-1, *range(first, first + len(kept) - 1)][: len(kept)])
             label = f"{system or atoms.get_chemical_formula()}-{temperature:.0f}K-r{replica}"
             label += f"-s{config.seed}" if config.seed else ""
             trajectories.extend([label] * len(kept))
             origins.extend([f"{name}:{temperature:.0f}K"] * len(kept))
+    if not structures:
+        raise SimulationError("every trajectory ended before its first frame was kept")
     return Dataset.from_structures(structures, trajectories, origins, parent=parents)
+
+
+def _guarded(run: Callable[..., MDResult], guard: Guard) -> np.ndarray:
+    """All frames `[T, R, n, 3]` up to where the run ended, and a word on what ended it."""
+    try:
+        run(on_frames=guard)
+    except (SimulationError, CapacityError) as error:
+        if None in guard.reasons:
+            print(f"warning: the run ended early, frames before are kept: {error}")
+    for replica, reason in enumerate(guard.reasons):
+        if reason is not None:
+            kept = guard.kept[replica]
+            print(f"warning: replica {replica} ends after {kept} recorded frames: {reason}")
+    return guard.positions
 
 
 def _with_positions(atoms: Atoms, positions: np.ndarray) -> list[Atoms]:

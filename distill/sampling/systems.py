@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from ase import Atoms
 
+from distill.data import Dataset, load
 from distill.errors import ConfigError
 from distill.sampling.packing import make_crystal, pack_liquid, read_structure
 
@@ -43,18 +45,20 @@ class CrystalConfig:
 
 @dataclass(frozen=True)
 class SystemConfig:
-    """Exactly one of the three.
+    """Exactly one of the four kinds.
 
     Attributes:
         structure: a molecule of `ase.build.molecule` or a file, as it is; or several of them.
         liquid: packed boxes.
         crystal: supercells.
+        dataset: file with trajectories, whose last usable frames are the starts.
         seed: of the packing.
     """
 
     structure: str | list[str] | None = None
     liquid: LiquidConfig | None = None
     crystal: CrystalConfig | None = None
+    dataset: Path | None = None
     seed: int = 0
 
 
@@ -63,11 +67,14 @@ def make_systems(config: SystemConfig) -> dict[str, Atoms]:
 
     Raises:
         ConfigError: none or several kinds are given, or a structure is unknown.
+        DatasetError: the dataset cannot be read.
         UnsupportedStructureError: a liquid cannot be packed.
     """
-    given = [x for x in (config.structure, config.liquid, config.crystal) if x is not None]
-    if len(given) != 1:
-        raise ConfigError("give exactly one of structure, liquid and crystal")
+    kinds = config.structure, config.liquid, config.crystal, config.dataset
+    if sum(kind is not None for kind in kinds) != 1:
+        raise ConfigError("give exactly one of structure, liquid, crystal and dataset")
+    if config.dataset is not None:
+        return last_frames(load(config.dataset))
     if config.structure is not None:
         names = [config.structure] if isinstance(config.structure, str) else config.structure
         return {Path(name).stem: read_structure(name) for name in names}
@@ -92,6 +99,17 @@ def make_systems(config: SystemConfig) -> dict[str, Atoms]:
         )
         for strain in crystal.strains
     }
+
+
+def last_frames(dataset: Dataset) -> dict[str, Atoms]:
+    """The last usable frame of every trajectory, by its name, in the order of the dataset.
+
+    Raises:
+        UnitError: other units than eV and Å.
+    """
+    dataset.require_standard_units("frames can be starts")
+    last = {str(dataset.trajectory[i]): int(i) for i in np.flatnonzero(dataset.usable)}
+    return {name: dataset.structure(i) for name, i in last.items()}
 
 
 def _require_distinct(name: str, values: tuple[float, ...]) -> None:

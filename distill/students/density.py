@@ -17,11 +17,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill.kernels.contract import Species
-from distill.students.harmonics import coupling, coupling_paths, spherical_harmonics
-from distill.students.radial import bessel_basis
-
-TINY_DISTANCE_SQUARED = 1e-12
-"""Å²; keeps the norm of a zero-length pair differentiable, invisible at any real distance."""
+from distill.kernels.harmonics import coupling, coupling_paths, spherical_harmonics
+from distill.kernels.pair_terms import TINY_DISTANCE_SQUARED
+from distill.kernels.radial import bessel_basis
 
 
 def pair_basis(

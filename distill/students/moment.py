@@ -6,10 +6,13 @@ turns them into its energy.
 
 from __future__ import annotations
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from distill.kernels import ElementWeights, MomentWeights
 from distill.kernels.contract import Species
 from distill.students.density import DensityLayer, pair_basis
 from distill.students.elements import ElementDense, NeighborElements
@@ -82,3 +85,33 @@ class MomentStudent(nn.Module):
         energy = ElementDense(self.n_elements, 1, shared, name="energy")(x, species)[:, 0]
         energy_scale = self.variable("statistics", "energy_scale", jnp.ones, ())
         return energy * energy_scale.value.astype(dtype)
+
+    def weights(self, variables: Any) -> MomentWeights:
+        """The model as a kernel knows it, from its Flax variables."""
+        params, statistics = variables["params"], variables["statistics"]
+        layer = params["layer_0"]
+        radial = []
+        for degree in range(self.max_l + 1):
+            kernel = layer[f"radial_{degree}"]
+            if self.n_embeddings:
+                radial.append(ElementWeights(kernel[None], layer[f"factor_{degree}"]))
+            else:
+                radial.append(ElementWeights(kernel))
+        names = [*(f"hidden_{number}" for number in range(len(self.hidden))), "energy"]
+        return MomentWeights(
+            neighbors=params["elements"]["embedding"] if self.n_embeddings else None,
+            radial=tuple(radial),
+            mean=statistics["layer_0"]["mean"],
+            scale=statistics["layer_0"]["scale"],
+            layers=tuple(self._dense(params[name]) for name in names),
+            energy_scale=statistics["energy_scale"],
+            cutoff=self.cutoff,
+            n_radial=self.n_radial,
+            n_channels=self.n_channels,
+            density_scale=self.n_neighbors**-0.5,
+        )
+
+    def _dense(self, params: Any) -> ElementWeights:
+        if self.n_embeddings:
+            return ElementWeights(params["all"]["kernel"][None], params["factor"], params["bias"])
+        return ElementWeights(params["own"]["kernel"], None, params["own"]["bias"])

@@ -15,9 +15,15 @@ from ase import Atoms
 
 from distill.data.labels import Labels
 from distill.graph import Graph
-from distill.kernels import KERNELS, Kernel, blocked
+from distill.kernels import KERNELS, Kernel, RowModel, blocked
 from distill.kernels.contract import Species
-from distill.neighbors import batch_graphs, bucket, species_index
+from distill.neighbors import (
+    batch_graphs,
+    bucket,
+    element_counts,
+    group_slots,
+    species_index,
+)
 from distill.potential import Evaluation, Potential, evaluate, local_potential
 from distill.students.spec import StudentSpec, passes_messages
 from distill.students.uncertainty import Uncertainty
@@ -149,8 +155,11 @@ class Student:
             n_systems=bucket(len(structures) + 1),
             dtype=dtype,
         )
-        width = bucket(graph.neighbors.shape[1])
-        result = self.evaluate(_widen(graph, width))
+        counts = element_counts(graph.neighbors, graph.species, len(self.elements))
+        groups = [bucket(int(count)) if count else 0 for count in counts]
+        if not sum(groups):
+            groups[0] = bucket(1)
+        result = self.evaluate(jax.tree.map(jnp.asarray, group_slots(graph, groups)))
         volume = np.array([abs(a.cell.volume) if a.pbc.all() else np.nan for a in structures])
         virial = np.asarray(result.virial, np.float64)[: len(structures)]
         energy = np.asarray(result.energy, np.float64)[: len(structures)]
@@ -187,9 +196,9 @@ class Student:
             def energy_and_features(*rows: Species) -> Any:
                 return _energy_and_features(module, variables, *rows)
 
-            return evaluate(
-                energy_and_features, graph, blocked, message_passing=passes_messages(module)
-            )
+            weights = module.weights(variables) if hasattr(module, "weights") else None
+            model = RowModel(energy_and_features, weights)
+            return evaluate(model, graph, blocked, message_passing=passes_messages(module))
 
         return run
 
@@ -200,19 +209,3 @@ def _energy_and_features(
     """Energies `[N]`, and the last features of the network `[N, F]`."""
     energies, sown = module.apply(variables, *rows, mutable=["intermediates"])
     return energies, sown["intermediates"]["last_features"][0]
-
-
-def _widen(graph: Graph, n_neighbors: int) -> Graph:
-    """`graph` on the device with `n_neighbors` slots."""
-    extra = n_neighbors - graph.neighbors.shape[1]
-    n_atoms = len(graph.positions)
-    return jax.tree.map(
-        jnp.asarray,
-        Graph(
-            **{
-                **graph.__dict__,
-                "neighbors": np.pad(graph.neighbors, ((0, 0), (0, extra)), constant_values=n_atoms),
-                "shifts": np.pad(graph.shifts, ((0, 0), (0, extra), (0, 0))),
-            }
-        ),
-    )

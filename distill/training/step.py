@@ -14,6 +14,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from distill.data import Batch
 from distill.errors import ConfigError
+from distill.kernels import RowModel, blocked, reference
 from distill.potential import Evaluation, evaluate
 from distill.students.spec import passes_messages
 from distill.training.config import LossConfig, TrainingConfig
@@ -215,12 +216,19 @@ def _sums(
         shards = jax.vmap(lambda own: _sums(module, params, statistics, own, loss))(batch)
         return jax.tree.map(lambda summed: summed.sum(0), shards)
 
+    variables = {"params": params, "statistics": statistics}
+
     def atomic_energy(*rows: Any) -> Any:
-        return module.apply({"params": params, "statistics": statistics}, *rows)
+        return module.apply(variables, *rows)
+
+    weights = module.weights(variables) if hasattr(module, "weights") else None
+    model = RowModel(atomic_energy, weights)
+    # Rows of a batch at once: blocks would keep their intermediate arrays for the way back.
+    kernel = blocked if weights is not None and batch.graph.groups else reference
 
     def at(positions: jax.Array) -> Evaluation:
         graph = replace(batch.graph, positions=positions)
-        return evaluate(atomic_energy, graph, message_passing=passes_messages(module))
+        return evaluate(model, graph, kernel, message_passing=passes_messages(module))
 
     if loss is None or loss.hessian == 0:
         return error_sums(at(batch.graph.positions), batch, loss)

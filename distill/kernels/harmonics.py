@@ -8,6 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.kernels.pair_terms import unstack
+
 MAX_L = 3
 """Largest degree available."""
 
@@ -36,6 +38,52 @@ def spherical_harmonics(unit_vectors: jax.Array, max_l: int) -> jax.Array:
         powers.append(product.reshape(*leading, -1))
     matrix = jnp.asarray(_polynomial_matrix(max_l), unit_vectors.dtype)
     return jnp.concatenate(powers, axis=-1) @ matrix
+
+
+def harmonic_components(x: jax.Array, y: jax.Array, z: jax.Array, max_l: int) -> list[jax.Array]:
+    """The same harmonics of unit vectors given by components `[...]`, a list of `(max_l + 1)²`.
+
+    Written out, they cost a few operations each, which fuse with what reads them.
+    """
+    harmonics = [jnp.ones_like(x)]
+    if max_l >= 1:
+        harmonics += [3.0**0.5 * y, 3.0**0.5 * z, 3.0**0.5 * x]
+    xx, yy, zz = x * x, y * y, z * z
+    if max_l >= 2:
+        harmonics += [
+            15.0**0.5 * x * y,
+            15.0**0.5 * y * z,
+            5.0**0.5 / 2 * (2 * zz - xx - yy),
+            15.0**0.5 * x * z,
+            15.0**0.5 / 2 * (xx - yy),
+        ]
+    if max_l >= 3:
+        harmonics += [
+            (35.0 / 8) ** 0.5 * y * (3 * xx - yy),
+            105.0**0.5 * x * y * z,
+            (21.0 / 8) ** 0.5 * y * (4 * zz - xx - yy),
+            7.0**0.5 / 2 * z * (2 * zz - 3 * xx - 3 * yy),
+            (21.0 / 8) ** 0.5 * x * (4 * zz - xx - yy),
+            105.0**0.5 / 2 * z * (xx - yy),
+            (35.0 / 8) ** 0.5 * x * (xx - 3 * yy),
+        ]
+    return harmonics
+
+
+def harmonics_slope(
+    x: jax.Array, y: jax.Array, z: jax.Array, weights: jax.Array, max_l: int
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Derivatives of `sum_m weights[:, m] Y_m` by x, y and z taken as independent, `[b, K]` each.
+
+    `weights` is `[b, (max_l + 1)², K]`.
+    """
+
+    def weighted(x: jax.Array, y: jax.Array, z: jax.Array) -> jax.Array:
+        components = harmonic_components(x, y, z, max_l)
+        return sum(a * b for a, b in zip(unstack(weights), components, strict=True))  # type: ignore[return-value]
+
+    total, back = jax.vjp(weighted, x, y, z)
+    return back(jnp.ones_like(total))
 
 
 @lru_cache

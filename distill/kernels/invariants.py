@@ -1,0 +1,120 @@
+"""Invariants of densities and their gradient, written by hand.
+
+Automatic differentiation of the same formulas turns slices into padded sums and small products
+into scatters, which cost twice as much on a CPU; a test holds the two against each other.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill.kernels.harmonics import coupling, coupling_paths
+from distill.kernels.pair_terms import unstack
+
+Densities = list[jax.Array]
+"""For each degree l `[b, 2l + 1, channels]`."""
+
+
+def invariants(densities: Densities, n_channels: int) -> jax.Array:
+    """`[b, I]`: densities of l = 0, products of two channels of equal l, products of three.
+
+    Args:
+        densities: the first `n_channels` channels are multiplied in pairs, the others in triples.
+        n_channels: see there.
+    """
+    found = [densities[0][:, 0, :n_channels]]
+    rows, columns = np.triu_indices(n_channels)
+    # int32: an int64 index fails in traces that mix both settings of jax_enable_x64.
+    upper = (rows * n_channels + columns).astype(np.int32)
+    for density in densities:
+        own = density[..., :n_channels]
+        outer = (own[..., :, None] * own[..., None, :]).sum(1) / own.shape[1] ** 0.5
+        found.append(outer.reshape(len(own), -1)[:, upper])
+    components = _components(densities, n_channels)
+    if components[0].shape[-1]:
+        for terms in triple_terms(len(densities) - 1):
+            products = [v * components[i] * components[j] * components[k] for i, j, k, v in terms]
+            found.append(sum(products[1:], products[0]))
+    return jnp.concatenate(found, axis=-1)
+
+
+def invariants_gradient(densities: Densities, n_channels: int, weights: jax.Array) -> Densities:
+    """Derivative of `sum_I weights[:, I] invariants[:, I]` by the densities, of their shapes."""
+    n_pairs = n_channels * (n_channels + 1) // 2
+    index = _symmetric_index(n_channels)
+    # Equal channels count twice: their product is a square.
+    twice = jnp.asarray(1.0 + np.eye(n_channels), weights.dtype)
+    gradients = []
+    for degree, density in enumerate(densities):
+        own = density[..., :n_channels]
+        start = n_channels + degree * n_pairs
+        mixed = weights[:, start : start + n_pairs][:, index] * (twice / (2 * degree + 1) ** 0.5)
+        gradients.append(jnp.einsum("bmc,bcd->bmd", own, mixed))
+    gradients[0] = gradients[0] + weights[:, None, :n_channels]
+    triples = _triples_gradient(
+        _components(densities, n_channels),
+        weights[:, n_channels + len(densities) * n_pairs :],
+        len(densities) - 1,
+    )
+    return [
+        jnp.concatenate([pair, jnp.stack(triples[l**2 : (l + 1) ** 2], axis=1)], axis=-1)
+        for l, pair in enumerate(gradients)  # noqa: E741
+    ]
+
+
+def _triples_gradient(
+    components: list[jax.Array], weights: jax.Array, max_l: int
+) -> list[jax.Array]:
+    gradients: list[jax.Array] = [jnp.zeros_like(own) for own in components]
+    width = components[0].shape[-1]
+    if not width:
+        return gradients
+    for number, terms in enumerate(triple_terms(max_l)):
+        collected: dict[int, jax.Array] = {}
+        for i, j, k, value in terms:
+            for target, one, other in ((i, j, k), (j, i, k), (k, i, j)):
+                product = value * components[one] * components[other]
+                collected[target] = collected[target] + product if target in collected else product
+        own = weights[:, number * width : (number + 1) * width]
+        for target, total in collected.items():
+            gradients[target] = gradients[target] + own * total
+    return gradients
+
+
+def _components(densities: Densities, n_channels: int) -> list[jax.Array]:
+    """Channels of the triples for each (l, m), `[b, n_triples]` each."""
+    return [own for density in densities for own in unstack(density[..., n_channels:])]
+
+
+@lru_cache
+def triple_terms(max_l: int) -> list[list[tuple[int, int, int, float]]]:
+    """For each invariant of three: components (counted over all l) and their constants."""
+    found = []
+    for path in coupling_paths(max_l):
+        constants = coupling(path)
+        starts = [degree**2 for degree in path]
+        found.append(
+            [
+                (
+                    starts[0] + int(i),
+                    starts[1] + int(j),
+                    starts[2] + int(k),
+                    float(constants[i, j, k]),
+                )
+                for i, j, k in zip(*np.nonzero(constants), strict=True)
+            ]
+        )
+    return found
+
+
+@lru_cache
+def _symmetric_index(n_channels: int) -> np.ndarray:
+    """Where the product of channels (c, d) stands among those with c <= d, `[C, C]`."""
+    rows, columns = np.triu_indices(n_channels)
+    index = np.zeros((n_channels, n_channels), np.int32)
+    index[rows, columns] = index[columns, rows] = np.arange(len(rows))
+    return index

@@ -1,0 +1,272 @@
+"""Energy and gradient of a density-moment model on rows whose slots are grouped by element.
+
+The model is that of `distill.students.moment`; here its gradient is written out, so that a block
+of rows needs one pass over its pairs each way. Everything is plain JAX: derivatives of the result
+(training on forces, Hessian products) follow by automatic differentiation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill.kernels.contract import Species
+from distill.kernels.harmonics import harmonic_components, harmonics_slope
+from distill.kernels.invariants import Densities, invariants, invariants_gradient
+from distill.kernels.pair_terms import PairTerms, pair_terms, radial_functions, radial_slope
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class ElementWeights:
+    """A linear map that knows the element of the central atom.
+
+    Attributes:
+        kernel: `[S, in, out]`, or `[1, in, out]` if the elements share it.
+        factor: `[S, out]` on the result, or None.
+        bias: `[S, out]`, or None.
+    """
+
+    kernel: jax.Array
+    factor: jax.Array | None = None
+    bias: jax.Array | None = None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class MomentWeights:
+    """Everything that defines the energy of a row.
+
+    Attributes:
+        neighbors: `[S, F]`, features of a neighbour by its element; None for one-hot ones.
+        radial: for each degree a map from `F * n_radial` moments to channels.
+        mean: `[S, I]`, subtracted from the invariants.
+        scale: `[S, I]`, by which they are divided then.
+        layers: of the network, the last of width 1; `silu` between them.
+        energy_scale: eV.
+        cutoff: Å.
+        n_radial: radial functions.
+        n_channels: channels multiplied in pairs; the others in triples.
+        density_scale: factor of all densities; static, so that no digit is lost in float64.
+    """
+
+    neighbors: jax.Array | None
+    radial: tuple[ElementWeights, ...]
+    mean: jax.Array
+    scale: jax.Array
+    layers: tuple[ElementWeights, ...]
+    energy_scale: jax.Array
+    cutoff: float = field(metadata={"static": True})
+    n_radial: int = field(metadata={"static": True})
+    n_channels: int = field(metadata={"static": True})
+    density_scale: float = field(metadata={"static": True})
+
+    @property
+    def max_l(self) -> int:
+        """Largest degree."""
+        return len(self.radial) - 1
+
+    def astype(self, dtype: Any) -> MomentWeights:
+        """The same weights in another precision."""
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), self)
+
+
+def slot_groups(neighbor_species: np.ndarray) -> list[tuple[int, slice]]:
+    """Element and slots of each group, from the sorted element `[K]` of every slot."""
+    elements, starts = np.unique(neighbor_species, return_index=True)
+    ends = [*starts[1:], len(neighbor_species)]
+    return [
+        (int(element), slice(int(start), int(end)))
+        for element, start, end in zip(elements, starts, ends, strict=True)
+    ]
+
+
+def moment_rows(
+    weights: MomentWeights,
+    displacements: jax.Array,
+    neighbor_species: np.ndarray,
+    species: Species,
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Energies `[b]` (eV), last features `[b, H]`, gradient `[b, K, 3]` (eV/Å).
+
+    Args:
+        weights: of the model.
+        displacements: `[b, K, 3]`, Å; anything beyond the cutoff in empty slots.
+        neighbor_species: `[K]`, sorted: the element of each slot.
+        species: `[b]`; a numpy array of one element lets its weights be chosen beforehand.
+    """
+    terms = pair_terms(displacements, weights.cutoff)
+    weights = weights.astype(displacements.dtype)
+    energies, features, slopes = moment_terms(weights, terms, neighbor_species, species)
+    return energies, features, jnp.stack(cartesian(terms, slopes), axis=-1)
+
+
+Slopes = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+"""Derivatives `[b, K]` by the distance, and by x, y, z of the unit vector as if independent."""
+
+
+def moment_terms(
+    weights: MomentWeights,
+    terms: PairTerms,
+    neighbor_species: np.ndarray,
+    species: Species,
+) -> tuple[jax.Array, jax.Array, Slopes]:
+    """Energies, last features and the gradient by distance and unit vector; see `moment_rows`."""
+    groups = slot_groups(neighbor_species)
+    parts = []
+    for _, slots in groups:
+        own = jax.tree.map(lambda leaf, slots=slots: leaf[:, slots], terms)
+        harmonics = jnp.stack(harmonic_components(own.x, own.y, own.z, weights.max_l), axis=1)
+        radial = jnp.stack(radial_functions(own, weights.n_radial), axis=1)
+        parts.append((own, harmonics, radial))
+    elements = [element for element, _ in groups]
+    moments = _to_features(
+        [jnp.einsum("bmk,brk->bmr", harmonics, radial) for _, harmonics, radial in parts],
+        weights.neighbors,
+        elements,
+    )
+    radial_maps = _radial_maps(weights, elements)
+    ends = [(degree + 1) ** 2 for degree in range(weights.max_l)]
+    densities: Densities = [
+        affine(own, species, radial_maps[degree])
+        for degree, own in enumerate(jnp.split(moments, ends, axis=1))
+    ]
+    raw = invariants(densities, weights.n_channels)
+    energies, back, features = jax.vjp(
+        lambda values: _network(weights, values, species), raw, has_aux=True
+    )
+    (by_invariants,) = back(jnp.ones_like(energies))
+    by_densities = invariants_gradient(densities, weights.n_channels, by_invariants)
+    by_moments = jnp.concatenate(
+        [
+            affine_transposed(own, species, radial_maps[degree])
+            for degree, own in enumerate(by_densities)
+        ],
+        axis=1,
+    )
+    slopes = []
+    for (own, harmonics, radial), by_group in zip(
+        parts, _from_features(by_moments, weights.neighbors, elements), strict=True
+    ):
+        # Sums over the last axis of the left factor are the fast ones.
+        by_radial = jnp.einsum("brm,bmk->brk", jnp.swapaxes(by_group, 1, 2), harmonics)
+        by_harmonics = jnp.einsum("bmr,brk->bmk", by_group, radial)
+        slopes.append(
+            (
+                radial_slope(own, by_radial),
+                *harmonics_slope(own.x, own.y, own.z, by_harmonics, weights.max_l),
+            )
+        )
+    joined = [jnp.concatenate(each, axis=-1) for each in zip(*slopes, strict=True)]
+    return energies, features, (joined[0], joined[1], joined[2], joined[3])
+
+
+def cartesian(terms: PairTerms, slopes: Slopes) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Gradient by the displacement, three components `[b, K]` in eV/Å."""
+    radial, x, y, z = slopes
+    along = x * terms.x + y * terms.y + z * terms.z
+    common = radial - along * terms.inverse_distance
+    return (
+        x * terms.inverse_distance + common * terms.x,
+        y * terms.inverse_distance + common * terms.y,
+        z * terms.inverse_distance + common * terms.z,
+    )
+
+
+def affine(x: jax.Array, species: Species, weights: ElementWeights) -> jax.Array:
+    """`[b, ..., in] -> [b, ..., out]` with the weights of each row's element."""
+    one = _single(species)
+    if one is not None:
+        y = x @ weights.kernel[one if len(weights.kernel) > 1 else 0]
+    elif len(weights.kernel) == 1:
+        y = x @ weights.kernel[0]
+    else:
+        # All elements for all rows, then a choice: dense, without a gather of weights.
+        every = jnp.einsum("b...i,sio->b...so", x, weights.kernel)
+        y = (every * _chosen(species, weights, x)[..., None]).sum(-2)
+    if weights.factor is not None:
+        y = y * _rows(weights.factor, species, y)
+    return y if weights.bias is None else y + _rows(weights.bias, species, y)
+
+
+def affine_transposed(y: jax.Array, species: Species, weights: ElementWeights) -> jax.Array:
+    """Transpose of the linear part of `affine`, `[b, ..., out] -> [b, ..., in]`."""
+    if weights.factor is not None:
+        y = y * _rows(weights.factor, species, y)
+    one = _single(species)
+    if one is not None:
+        return y @ weights.kernel[one if len(weights.kernel) > 1 else 0].T
+    if len(weights.kernel) == 1:
+        return y @ weights.kernel[0].T
+    spread = y[..., None, :] * _chosen(species, weights, y)[..., None]
+    return jnp.einsum("b...so,sio->b...i", spread, weights.kernel)
+
+
+def _network(
+    weights: MomentWeights, raw: jax.Array, species: Species
+) -> tuple[jax.Array, jax.Array]:
+    x = (raw - _rows(weights.mean, species, raw)) / _rows(weights.scale, species, raw)
+    for layer in weights.layers[:-1]:
+        x = jax.nn.silu(affine(x, species, layer))
+    return affine(x, species, weights.layers[-1])[:, 0] * weights.energy_scale, x
+
+
+def _to_features(
+    moments: list[jax.Array], neighbors: jax.Array | None, elements: list[int]
+) -> jax.Array:
+    """Moments `[b, M, F * R]` of features, from those of each group `[b, M, R]`."""
+    if neighbors is None:
+        return jnp.concatenate(moments, axis=-1)
+    by_group = jnp.stack(moments, axis=2)
+    joined = jnp.einsum("bmgr,gf->bmfr", by_group, neighbors[np.asarray(elements, np.int32)])
+    return joined.reshape(*joined.shape[:2], -1)
+
+
+def _from_features(
+    moments: jax.Array, neighbors: jax.Array | None, elements: list[int]
+) -> list[jax.Array]:
+    """Transpose of `_to_features`."""
+    if neighbors is None:
+        return jnp.split(moments, len(elements), axis=-1)
+    split = moments.reshape(*moments.shape[:2], neighbors.shape[1], -1)
+    by_group = jnp.einsum("bmfr,gf->bmgr", split, neighbors[np.asarray(elements, np.int32)])
+    return [by_group[:, :, group] for group in range(len(elements))]
+
+
+def _radial_maps(weights: MomentWeights, elements: list[int]) -> tuple[ElementWeights, ...]:
+    """The radial maps with their scale, without the rows of elements that no slot holds."""
+    n_elements = weights.mean.shape[0]
+    everything = weights.neighbors is not None or elements == list(range(n_elements))
+
+    def chosen(kernel: jax.Array) -> jax.Array:
+        kernel = kernel * weights.density_scale
+        if everything:
+            return kernel
+        split = kernel.reshape(len(kernel), n_elements, weights.n_radial, -1)
+        return split[:, np.asarray(elements, np.int32)].reshape(len(kernel), -1, kernel.shape[-1])
+
+    return tuple(replace(own, kernel=chosen(own.kernel)) for own in weights.radial)
+
+
+def _single(species: Species) -> int | None:
+    """The element of all rows where that is static."""
+    if isinstance(species, np.ndarray) and len(species) and (species == species[0]).all():
+        return int(species[0])
+    return None
+
+
+def _rows(table: jax.Array, species: Species, like: jax.Array) -> jax.Array:
+    """Rows of `table` `[S, out]` by element, with axes to stand beside `like` `[b, ..., out]`."""
+    one = _single(species)
+    rows = table[one][None] if one is not None else table[species]
+    return rows.reshape(len(rows), *(1,) * (like.ndim - 2), -1)
+
+
+def _chosen(species: Species, weights: ElementWeights, like: jax.Array) -> jax.Array:
+    """One-hot elements `[b, ..., S]`, with axes to stand beside `like`."""
+    hot = jax.nn.one_hot(species, len(weights.kernel), dtype=like.dtype)
+    return hot.reshape(len(hot), *(1,) * (like.ndim - 2), -1)

@@ -1,0 +1,127 @@
+"""What a density model needs of each pair, with derivatives, from nothing but products and sums.
+
+All Bessel functions of a pair follow from a sine and a cosine by the recurrence of Chebyshev
+polynomials, `B_(n+1) = 2 cos(pi r / cutoff) B_n - B_(n-1)`; both are polynomials here, because the
+argument never leaves half a period and library functions cost more than everything else together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+TINY_DISTANCE_SQUARED = 1e-12
+"""Å²; keeps the norm of a zero-length pair differentiable, invisible at any real distance."""
+
+CUTOFF_POWER = 5
+"""Of the polynomial that ends the radial functions, see `radial.smooth_cutoff`."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class PairTerms:
+    """Per pair, arrays of one shape `[...]`; derivatives are with respect to the distance.
+
+    Attributes:
+        twice_cosine: 2 cos(pi r / cutoff), with which the recurrence is made.
+        first: the first radial function.
+        twice_cosine_slope: derivative of `twice_cosine`.
+        first_slope: derivative of `first`.
+        x, y, z: components of the unit vector.
+        inverse_distance: 1/Å.
+    """
+
+    twice_cosine: jax.Array
+    first: jax.Array
+    twice_cosine_slope: jax.Array
+    first_slope: jax.Array
+    x: jax.Array
+    y: jax.Array
+    z: jax.Array
+    inverse_distance: jax.Array
+
+
+def pair_terms(displacements: jax.Array, cutoff: float) -> PairTerms:
+    """Terms of pairs with displacements `[..., 3]` in Å."""
+    x, y, z = (displacements[..., axis] for axis in range(3))
+    squared = x * x + y * y + z * z + TINY_DISTANCE_SQUARED
+    inverse = jax.lax.rsqrt(squared)
+    share = jnp.minimum(squared * inverse * (1.0 / cutoff), 1.0)
+    sine, cosine = sine_and_cosine(share)
+    p = CUTOFF_POWER
+    bracket = (p + 1) * (p + 2) / 2 - share * (p * (p + 2) - share * (p * (p + 1) / 2))
+    fourth = (share * share) ** 2
+    envelope = 1.0 - fourth * share * bracket
+    slope = -(p * (p + 1) * (p + 2) / 2 / cutoff) * fourth * (1.0 - share) ** 2
+    norm, wave = (2.0 / cutoff) ** 0.5, math.pi / cutoff
+    scale = norm * envelope * inverse
+    scale_slope = norm * slope * inverse - scale * inverse
+    return PairTerms(
+        twice_cosine=2.0 * cosine,
+        first=scale * sine,
+        twice_cosine_slope=-2.0 * wave * sine,
+        first_slope=scale_slope * sine + scale * wave * cosine,
+        x=x * inverse,
+        y=y * inverse,
+        z=z * inverse,
+        inverse_distance=inverse,
+    )
+
+
+def sine_and_cosine(share: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`sin(pi share)` and `cos(pi share)` for shares from 0 to 1, to the precision of the dtype."""
+    # From half the angle, whose Taylor series converge at once.
+    terms = 12 if share.dtype == jnp.float64 else 7
+    square = share * share
+    sine = share * _series([_half_turn(2 * k + 1) * (-1) ** k for k in range(terms)], square)
+    cosine = _series([_half_turn(2 * k) * (-1) ** k for k in range(terms + 1)], square)
+    return 2.0 * sine * cosine, 1.0 - 2.0 * sine * sine
+
+
+def radial_functions(terms: PairTerms, n_radial: int) -> list[jax.Array]:
+    """The radial functions, `n_radial` arrays `[...]`."""
+    before, now = jnp.zeros_like(terms.first), terms.first
+    functions = [now]
+    for _ in range(n_radial - 1):
+        before, now = now, terms.twice_cosine * now - before
+        functions.append(now)
+    return functions
+
+
+def radial_slope(terms: PairTerms, weights: jax.Array) -> jax.Array:
+    """`sum_n weights[:, n] dB_n/dr`, `[b, K]`, for weights `[b, n_radial, K]`."""
+    before, now = jnp.zeros_like(terms.first), terms.first
+    slope_before, slope = jnp.zeros_like(terms.first), terms.first_slope
+    own, *others = unstack(weights)
+    total = own * slope
+    for own in others:
+        slope_before, slope = (
+            slope,
+            terms.twice_cosine * slope - slope_before + terms.twice_cosine_slope * now,
+        )
+        before, now = now, terms.twice_cosine * now - before
+        total = total + own * slope
+    return total
+
+
+def unstack(array: jax.Array) -> list[jax.Array]:
+    """Parts along axis 1, which is left out.
+
+    The transpose of a split is a concatenation; that of a slice is a sum of padded arrays.
+    """
+    return [part.squeeze(1) for part in jnp.split(array, array.shape[1], axis=1)]
+
+
+def _half_turn(power: int) -> float:
+    return float((np.pi / 2) ** power / math.factorial(power))
+
+
+def _series(coefficients: list[float], x: jax.Array) -> jax.Array:
+    total = jnp.full_like(x, coefficients[-1])
+    for coefficient in coefficients[-2::-1]:
+        total = total * x + coefficient
+    return total

@@ -1,0 +1,115 @@
+"""Ends trajectories where they leave the range of what drives them, and keeps what was good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+
+from distill.errors import ConfigError, SimulationError
+from distill.neighbors import neighbor_table
+from distill.simulation import Frames
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """What ends a trajectory; 0 switches a check off.
+
+    Attributes:
+        min_distance: Å, no two atoms (images included) come closer.
+        bonds: pairs closer than this many sums of their covalent radii are bonded (1.2 is usual);
+            none may form or break, so that molecules neither react nor fall apart.
+        max_temperature: largest temperature, in units of the bath's.
+        max_uncertainty: eV/Å, largest expected force error of an atom, for potentials that know it.
+
+    Raises:
+        ConfigError: a negative number.
+    """
+
+    min_distance: float = 0.6
+    bonds: float = 0.0
+    max_temperature: float = 3.0
+    max_uncertainty: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value < np.inf:
+                raise ConfigError(f"guard.{name} must not be negative or infinite: {value}")
+
+
+class Guard:
+    """Looks at the frames of `run_md` while they come, see its `on_frames`.
+
+    Attributes:
+        kept: `[R]`, leading good frames of each replica so far.
+        reasons: why each replica ended, None for those that go on.
+    """
+
+    def __init__(
+        self, atoms: Atoms, positions: np.ndarray, temperature: float, config: GuardConfig
+    ) -> None:
+        """`positions` `[R, n, 3]` of the start in Å say what is bonded; `temperature` in K."""
+        self.atoms, self.temperature, self.config = atoms, temperature, config
+        self.bonds = [self._bonds(self._distances(own)) for own in positions]
+        self.kept = np.zeros(len(positions), int)
+        self.reasons: list[str | None] = [None] * len(positions)
+        self._blocks: list[np.ndarray] = []
+
+    @property
+    def positions(self) -> np.ndarray:
+        """All frames seen, `[T, R, n, 3]`, Å; those from `kept` on are not to be used."""
+        empty = np.zeros((0, len(self.kept), len(self.atoms), 3))
+        return np.concatenate([empty, *self._blocks])
+
+    def __call__(self, frames: Frames) -> None:
+        """Take the next frames of all replicas.
+
+        Raises:
+            SimulationError: every replica has ended.
+        """
+        self._blocks.append(frames.positions)
+        for replica in range(len(self.kept)):
+            for t in range(len(frames.time)):
+                if self.reasons[replica] is not None:
+                    break
+                fault = self._fault(frames, t, replica)
+                if fault is None:
+                    self.kept[replica] += 1
+                else:
+                    self.reasons[replica] = f"{fault} at {frames.time[t]:g} fs"
+        if None not in self.reasons:
+            raise SimulationError("every replica left the range of the potential")
+
+    def _fault(self, frames: Frames, t: int, replica: int) -> str | None:
+        config = self.config
+        temperature = float(frames.temperature[t, replica])
+        if config.max_temperature and temperature > config.max_temperature * self.temperature:
+            return f"{temperature:.0f} K"
+        expected = frames.uncertainty[t, replica].max(initial=0.0)
+        if config.max_uncertainty and expected > config.max_uncertainty:
+            return f"expected force error {expected:.2f} eV/Å"
+        distances = self._distances(frames.positions[t, replica])
+        closest = distances[1].min(initial=np.inf)
+        if closest < config.min_distance:
+            return f"atoms {closest:.2f} Å apart"
+        changed = self._bonds(distances) ^ self.bonds[replica]
+        if changed:
+            return f"bonds of atoms {sorted({i for pair in changed for i in pair})[:6]} changed"
+        return None
+
+    def _distances(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Pairs `[P, 2]` and their distances `[P]` in Å, as far as the checks reach."""
+        atoms, config = self.atoms, self.config
+        bonded = config.bonds * 2 * covalent_radii[atoms.numbers].max()
+        reach = max(config.min_distance, bonded, 1.5)
+        table = neighbor_table(positions, atoms.cell.array, atoms.pbc, reach)
+        first, second, _, vectors = table.pairs(positions, atoms.cell.array)
+        return np.stack([first, second], axis=1), np.linalg.norm(vectors, axis=1)
+
+    def _bonds(self, distances: tuple[np.ndarray, np.ndarray]) -> set[tuple[int, int]]:
+        pairs, lengths = distances
+        radii = covalent_radii[self.atoms.numbers]
+        near = lengths < self.config.bonds * radii[pairs].sum(1)
+        return {(int(i), int(j)) for i, j in pairs[near] if i <= j}

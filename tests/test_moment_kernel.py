@@ -1,0 +1,134 @@
+"""The hand-written energy and gradient of a moment model against automatic differentiation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from builders import small_student
+
+from distill.kernels import RowModel, blocked, reference
+from distill.kernels.pair_terms import sine_and_cosine
+from distill.kernels.radial import bessel_basis
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+GROUPS = {"all elements": [3, 2, 4], "one is missing": [3, 0, 4]}
+MODELS: list[dict[str, Any]] = [
+    {},
+    {"max_l": 3, "n_triples": 3},
+    {"max_l": 2, "n_triples": 0},
+    {"max_l": 1},
+    {"n_embeddings": 4},
+]
+
+
+def grouped_rows(
+    slots: list[int], count: int, *, static: bool, dtype: Any = np.float64
+) -> tuple[Any, ...]:
+    rng = np.random.default_rng(0)
+    others = np.repeat([0, 1, 2], slots)
+    mask = rng.random((count, len(others))) < 0.8
+    mask[count // 2] = False
+    vectors = rng.uniform(-2.5, 2.5, (*mask.shape, 3))
+    vectors = np.where(mask[..., None], vectors, [1000.0, 0.0, 0.0])
+    species = np.sort(rng.integers(0, 3, count)).astype(np.int32)
+    chosen = species if static else jnp.asarray(species)
+    return jnp.asarray(vectors, dtype), others, jnp.asarray(mask), chosen
+
+
+def model_of(student: Any, variables: Any) -> RowModel:
+    def energy(*rows: Any) -> Any:
+        energies, sown = student.module.apply(variables, *rows, mutable=["intermediates"])
+        return energies, sown["intermediates"]["last_features"][0]
+
+    return RowModel(energy, student.module.weights(variables))
+
+
+def assert_close(found: Any, expected: Any, tolerance: float) -> None:
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        size = max(float(jnp.abs(b).max()), 1e-6)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * size)
+
+
+@pytest.mark.parametrize("options", MODELS, ids=str)
+@pytest.mark.parametrize("slots", GROUPS.values(), ids=GROUPS)
+@pytest.mark.parametrize("static", [True, False], ids=["static", "traced"])
+def test_equals_the_reference(options, slots, static):
+    student = small_student(**options)
+    model = model_of(student, student.variables)
+    rows = grouped_rows(slots, 130, static=static)
+    found = jax.jit(lambda v: blocked(model, v, *rows[1:]))(rows[0])
+    assert_close(found, jax.jit(lambda v: reference(model, v, *rows[1:]))(rows[0]), 1e-12)
+
+
+def test_float32_is_accurate_to_its_rounding():
+    student = small_student(max_l=3, n_triples=3)
+    model = model_of(student, student.variables)
+
+    def evaluate(kernel: Any, dtype: Any) -> Any:
+        vectors, *rest = grouped_rows([3, 2, 4], 130, static=True, dtype=dtype)
+        return jax.jit(lambda v: kernel(model, v, *rest))(vectors)
+
+    exact, rounded = evaluate(reference, np.float64), evaluate(blocked, np.float32)
+    assert all(leaf.dtype == np.float32 for leaf in jax.tree.leaves(rounded))
+    assert_close(rounded, exact, 2e-5)
+
+
+@pytest.mark.parametrize("options", [{}, {"n_embeddings": 4}], ids=str)
+def test_trains_on_forces_as_the_reference_does(options):
+    student = small_student(**options)
+    rows = grouped_rows([3, 2, 4], 20, static=False)
+
+    def gradient(kernel: Any) -> Any:
+        def loss(params: Any) -> jax.Array:
+            model = model_of(student, {**student.variables, "params": params})
+            (energies, _), gradients = kernel(model, *rows)
+            return (gradients**2).sum() + (energies**2).sum()
+
+        return jax.jit(jax.grad(loss))(student.variables["params"])
+
+    # Parameters are float32, hence the tolerance.
+    assert_close(gradient(blocked), gradient(reference), 2e-6)
+
+
+def test_hessian_products_equal_those_of_the_reference():
+    student = small_student(max_l=3, n_triples=3)
+    model = model_of(student, student.variables)
+    vectors, *rest = grouped_rows([3, 2, 4], 20, static=False)
+    direction = jnp.asarray(np.random.default_rng(2).standard_normal(vectors.shape))
+    direction = jnp.where(rest[1][..., None], direction, 0)
+
+    def product(kernel: Any) -> jax.Array:
+        @jax.jit
+        def along(v: jax.Array) -> jax.Array:
+            return jax.jvp(lambda at: kernel(model, at, *rest)[1], (v,), (direction,))[1]
+
+        return along(vectors)
+
+    assert_close(product(blocked), product(reference), 1e-10)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+def test_sine_and_cosine_are_exact_to_rounding(dtype):
+    share = np.linspace(0, 1, 1001).astype(dtype)
+    sine, cosine = sine_and_cosine(jnp.asarray(share))
+    tolerance = 8 * np.finfo(dtype).eps
+    np.testing.assert_allclose(sine, np.sin(np.pi * share.astype(float)), rtol=0, atol=tolerance)
+    np.testing.assert_allclose(cosine, np.cos(np.pi * share.astype(float)), rtol=0, atol=tolerance)
+
+
+def test_radial_functions_end_smoothly_at_the_cutoff():
+    from distill.kernels.pair_terms import pair_terms, radial_functions
+
+    distances = jnp.linspace(0.5, 4.5, 200)
+    vectors = distances[:, None] * jnp.asarray([0.0, 0.6, 0.8])
+    terms = pair_terms(vectors, 4.0)
+    functions = jnp.stack(radial_functions(terms, 6), axis=-1)
+    np.testing.assert_allclose(functions, bessel_basis(distances, 4.0, 6), rtol=0, atol=1e-10)
+    beyond = np.asarray(distances) > 4.0
+    assert not np.asarray(functions)[beyond].any()
+    assert not np.asarray(terms.first_slope)[beyond].any()
