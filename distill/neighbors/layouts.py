@@ -25,7 +25,8 @@ GROWTH = 1.25
 """What was too small grows at least by this."""
 
 KEPT_COST = 2.0
-"""A grid is kept, and with it a compilation, until another is so much faster."""
+"""A grid is kept at a reallocation for which a buffer was too small, until another is so much
+faster."""
 
 
 @dataclass(frozen=True)
@@ -129,17 +130,18 @@ def choose_layout(
     Args:
         multiplier: room for more, at least 1.
         minimum: at least so many candidates of each species.
-        previous: no buffer shrinks while its grid is kept.
+        previous: no buffer shrinks while its grid is kept, which it is unless something lacks.
         lacking: `[3 + S]` bool, which buffers of `previous` were too small, see `build.Found`.
     """
     n, n_species = len(species), int(species.max()) + 1
+    short = np.zeros(3 + n_species, bool) if lacking is None else lacking
     grid = choose_grid(geometry, species, positions, center)
     needs = demand(grid, species, positions, center)
     if previous is not None:
         old = demand(previous.grid, species, positions, center)
-        if old.cost(previous.grid) <= KEPT_COST * needs.cost(grid):
+        # Replicas share one grid: where nothing was too small, it stays at any cost.
+        if not short.any() or old.cost(previous.grid) <= KEPT_COST * needs.cost(grid):
             grid, needs = previous.grid, old
-    short = np.zeros(3 + n_species, bool) if lacking is None else lacking
     kept = previous if previous is not None and previous.grid == grid else None
     extended = bucket(_roomy(needs.images, multiplier), ratio=1.1) if len(grid.halo) else 0
     per_cell = bucket(_roomy(max(needs.rows_per_cell, minimum), multiplier), ratio=1.1)
