@@ -24,8 +24,9 @@ from distill.grouped_potential import grouped_functions, in_order_of_atoms
 from distill.kernels import Kernel, MomentWeights, RowModel, blocked, reference
 from distill.neighbors.device import NeighborList, neighbor_list
 
-GROUPED_FROM = 1
-"""Atoms from which grouped lists are used, where the model allows them."""
+GROUPED_FROM = 32
+"""Atoms from which grouped lists are used, where the model allows them; few atoms leave most of
+the slots empty, and their replicas, under vmap, would search anew in every step."""
 
 __all__ = ["Evaluation", "Potential", "evaluate", "hessian_vector_product", "local_potential"]
 
