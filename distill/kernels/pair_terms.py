@@ -47,7 +47,9 @@ class PairTerms:
 
 def pair_terms(displacements: jax.Array, cutoff: float) -> PairTerms:
     """Terms of pairs with displacements `[..., 3]` in Å."""
-    return component_terms(*(displacements[..., axis] for axis in range(3)), cutoff)
+    return component_terms(
+        displacements[..., 0], displacements[..., 1], displacements[..., 2], cutoff
+    )
 
 
 def component_terms(x: jax.Array, y: jax.Array, z: jax.Array, cutoff: float) -> PairTerms:
