@@ -13,9 +13,11 @@ from ase import Atoms
 from builders import CUTOFF, ELEMENTS, ethanol, small_student, triclinic_cell, water_box
 
 from distill.neighbors import NeighborList
-from distill.neighbors.grouped import GroupedList, grouped_list
+from distill.neighbors.build import build
+from distill.neighbors.grouped import GroupedList
 from distill.potential import Potential
 from distill.simulation import MDConfig, run_md
+from distill.simulation.run import allocate_lists
 from distill.students import Student, StudentSpec, Uncertainty
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
@@ -161,34 +163,41 @@ def velocities_of(atoms: Atoms, seed: int = 0) -> np.ndarray:
     return 0.004 * np.random.default_rng(seed).standard_normal((len(atoms), 3))
 
 
-def crowding() -> tuple[Atoms, np.ndarray]:
-    """Atoms at first out of reach of each other, and velocities (Å/fs) that press them together."""
-    grid = 4.6 * (np.array(list(np.ndindex(3, 3, 3))) - 1.0)
-    atoms = Atoms("OHC" * 9, grid, cell=np.eye(3) * 24.0, pbc=True)
-    atoms.positions += 0.01 * np.random.default_rng(0).standard_normal(grid.shape)
-    return atoms, -0.012 * grid / 4.6
+def test_a_list_that_is_too_small_from_the_start_is_replaced() -> None:
+    atoms = water_box(2)
+    enough, _ = both(atoms)
+    species = STUDENT.species(atoms.numbers)
+
+    def allocate(positions: Any, previous: GroupedList | None = None) -> GroupedList:
+        nbrs = enough.allocate(positions, previous)
+        if previous is not None:
+            return nbrs
+        few = replace(nbrs.layout, groups=(8, 0, 8))
+        found = build(few, species, nbrs.reference_positions, nbrs.center)
+        return replace(nbrs, layout=few, **found._asdict())
+
+    config = MDConfig(steps=10, record_every=10, block_steps=10)
+    tight, expected = (
+        run_md(p, atoms.positions, config, velocities=velocities_of(atoms), progress=False)
+        for p in (replace(enough, allocate=allocate), enough)
+    )
+    assert (tight.n_reallocations, expected.n_reallocations) == (1, 0)
+    for name in ("positions", "velocities", "potential_energy"):
+        np.testing.assert_allclose(
+            getattr(tight.frames, name), getattr(expected.frames, name), rtol=0, atol=1e-11
+        )
 
 
-@pytest.mark.parametrize("replicas", [False, True])
-def test_a_list_that_is_too_small_changes_nothing(replicas: bool) -> None:
-    atoms, velocities = crowding()
-    positions = atoms.positions
-    if replicas:  # each crowds at its own time
-        positions, velocities = np.stack([positions] * 2), np.stack([0.3 * velocities, velocities])
-    tight, _ = both(atoms)
-    lists = grouped_list(
-        atoms.cell.array, True, STUDENT.species(atoms.numbers), STUDENT.cutoff, 0.5
-    )
-    roomy = replace(tight, allocate=lambda x, previous=None: lists.allocate(x, 27, previous))
-    config = MDConfig(timestep=2.0, steps=80, record_every=20, block_steps=40)
-    found, expected = (
-        run_md(p, positions, config, velocities=velocities, progress=False) for p in (tight, roomy)
-    )
-    assert found.n_reallocations > 0 and expected.n_reallocations == 0
-    assert np.ptp(expected.frames.potential_energy) > 1e-3
-    np.testing.assert_allclose(
-        found.frames.positions, expected.frames.positions, rtol=0, atol=1e-10
-    )
+def test_what_lacks_in_one_replica_grows_in_all() -> None:
+    atoms = ethanol()
+    grouped, _ = both(atoms)
+    starts = np.stack([atoms.positions] * 2)
+    lists = allocate_lists(grouped, starts, None, True)
+    short = replace(lists, lacking=lists.lacking.at[1, 3].set(True))
+    assert jax.vmap(grouped.overflow)(short, jnp.asarray(starts)).tolist() == [False, True]
+    larger = allocate_lists(grouped, starts, short, True)
+    assert larger.neighbors.shape[0] == 2 and not larger.lacking.any()
+    assert larger.groups[0] > lists.groups[0] and larger.groups[1:] == lists.groups[1:]
 
 
 def test_replicas_that_start_far_from_each_other_are_single_runs() -> None:
