@@ -17,7 +17,7 @@ from distill.neighbors.build import build
 from distill.neighbors.grouped import GroupedList
 from distill.potential import Potential
 from distill.simulation import MDConfig, run_md
-from distill.simulation.run import allocate_lists
+from distill.simulation.run import allocate_lists, make_block
 from distill.students import Student, StudentSpec, Uncertainty
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
@@ -163,29 +163,22 @@ def velocities_of(atoms: Atoms, seed: int = 0) -> np.ndarray:
     return 0.004 * np.random.default_rng(seed).standard_normal((len(atoms), 3))
 
 
-def test_a_list_that_is_too_small_from_the_start_is_replaced() -> None:
+def test_a_block_with_a_list_that_is_too_small_is_flagged_and_rerun() -> None:
     atoms = water_box(2)
-    enough, _ = both(atoms)
-    species = STUDENT.species(atoms.numbers)
-
-    def allocate(positions: Any, previous: GroupedList | None = None) -> GroupedList:
-        nbrs = enough.allocate(positions, previous)
-        if previous is not None:
-            return nbrs
-        few = replace(nbrs.layout, groups=(8, 0, 8))
-        found = build(few, species, nbrs.reference_positions, nbrs.center)
-        return replace(nbrs, layout=few, **found._asdict())
-
+    grouped, _ = both(atoms)
+    enough = grouped.allocate(atoms.positions)
+    few = replace(enough.layout, groups=(8, 0, 8))
+    found = build(few, STUDENT.species(atoms.numbers), enough.reference_positions, enough.center)
+    tight = replace(enough, layout=few, **found._asdict())
     config = MDConfig(steps=10, record_every=10, block_steps=10)
-    tight, expected = (
-        run_md(p, atoms.positions, config, velocities=velocities_of(atoms), progress=False)
-        for p in (replace(enough, allocate=allocate), enough)
-    )
-    assert (tight.n_reallocations, expected.n_reallocations) == (1, 0)
-    for name in ("positions", "velocities", "potential_energy"):
-        np.testing.assert_allclose(
-            getattr(tight.frames, name), getattr(expected.frames, name), rtol=0, atol=1e-11
-        )
+    start, block = make_block(grouped, config)
+    state = start(jax.random.PRNGKey(0), jnp.asarray(atoms.positions), enough, velocities_of(atoms))
+    *_, expected, overflow = block(state, enough, 1)
+    assert not overflow and block(state, tight, 1)[3]
+    *_, rerun, overflow = block(state, grouped.allocate(atoms.positions, tight), 1)
+    assert not overflow
+    for mine, reference in zip(rerun, expected, strict=True):
+        np.testing.assert_allclose(mine, reference, rtol=0, atol=1e-11)
 
 
 def test_what_lacks_in_one_replica_grows_in_all() -> None:
