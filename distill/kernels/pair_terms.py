@@ -47,7 +47,13 @@ class PairTerms:
 
 def pair_terms(displacements: jax.Array, cutoff: float) -> PairTerms:
     """Terms of pairs with displacements `[..., 3]` in Å."""
-    x, y, z = (displacements[..., axis] for axis in range(3))
+    return component_terms(
+        displacements[..., 0], displacements[..., 1], displacements[..., 2], cutoff
+    )
+
+
+def component_terms(x: jax.Array, y: jax.Array, z: jax.Array, cutoff: float) -> PairTerms:
+    """Terms of pairs with displacements `x`, `y`, `z`, of one shape each, in Å."""
     squared = x * x + y * y + z * z + TINY_DISTANCE_SQUARED
     inverse = jax.lax.rsqrt(squared)
     share = jnp.minimum(squared * inverse * (1.0 / cutoff), 1.0)

@@ -15,7 +15,7 @@ from ase import Atoms
 
 from distill.data.labels import Labels
 from distill.graph import Graph
-from distill.kernels import KERNELS, Kernel, RowModel, blocked
+from distill.kernels import KERNELS, Kernel, MomentWeights, RowModel, blocked
 from distill.kernels.contract import Species
 from distill.neighbors import (
     batch_graphs,
@@ -86,16 +86,9 @@ class Student:
         )
         return energies
 
-    def energy_and_uncertainty(self, *rows: Any) -> tuple[jax.Array, jax.Array]:
-        """Energies `[N]` as in `atomic_energy`, and the expected force errors `[N]` in eV/Å.
-
-        Raises:
-            ValueError: the student has no fitted uncertainty.
-        """
-        if self.uncertainty is None:
-            raise ValueError("this student has no uncertainty: see students.fit_uncertainty")
-        energies, features = _energy_and_features(self.module, self.variables, *rows)
-        return energies, self.uncertainty(features, rows[3])
+    def energy_and_features(self, *rows: Any) -> tuple[jax.Array, jax.Array]:
+        """Energies `[N]` as in `atomic_energy`, and the last features of the network `[N, F]`."""
+        return _energy_and_features(self.module, self.variables, *rows)
 
     @property
     def message_passing(self) -> bool:
@@ -128,8 +121,9 @@ class Student:
                 that pass messages use `reference` always: their rows are not independent.
         """
         chosen = KERNELS[kernel] if isinstance(kernel, str) else kernel
+        energy = self.energy_and_features if self.uncertainty else self.atomic_energy
         return local_potential(
-            self.atomic_energy,
+            RowModel(energy, _weights(self.module, self.variables)),
             atoms,
             self.species(atoms.numbers),
             self.cutoff,
@@ -137,7 +131,7 @@ class Student:
             dtype=dtype,
             kernel=chosen or blocked,
             message_passing=self.message_passing,
-            with_uncertainty=self.energy_and_uncertainty if self.uncertainty else None,
+            uncertainty=self.uncertainty,
         )
 
     def label(self, structures: Sequence[Atoms], dtype: Any = np.float32) -> Labels:
@@ -196,11 +190,15 @@ class Student:
             def energy_and_features(*rows: Species) -> Any:
                 return _energy_and_features(module, variables, *rows)
 
-            weights = module.weights(variables) if hasattr(module, "weights") else None
-            model = RowModel(energy_and_features, weights)
+            model = RowModel(energy_and_features, _weights(module, variables))
             return evaluate(model, graph, blocked, message_passing=passes_messages(module))
 
         return run
+
+
+def _weights(module: nn.Module, variables: Any) -> MomentWeights | None:
+    """The model as `blocked` knows it, if it is one of those."""
+    return module.weights(variables) if hasattr(module, "weights") else None
 
 
 def _energy_and_features(
