@@ -20,7 +20,7 @@ import numpy as np
 from ase import Atoms
 
 from distill.graph import PADDING_DISTANCE, Graph, displacements, neighbor_species, sum_per_system
-from distill.kernels import Kernel, reference
+from distill.kernels import Kernel, kernel_name, reference
 from distill.neighbors.device import NeighborList, neighbor_list
 
 __all__ = ["Evaluation", "Potential", "evaluate", "hessian_vector_product", "local_potential"]
@@ -131,6 +131,7 @@ class Potential:
             The energy leaves out reference (atomic self) energies.
         with_uncertainty: pure, `(positions, lists) -> (energy, forces, expected length of the
             force error of each atom [n] in eV/Å)`; None for a model that has none.
+        kernel: name of the kernel that evaluates the rows of a student; None for other models.
     """
 
     numbers: np.ndarray
@@ -140,6 +141,7 @@ class Potential:
     overflow: Callable[[Any, jax.Array], jax.Array]
     energy_and_forces: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
     with_uncertainty: Callable[..., tuple[jax.Array, jax.Array, jax.Array]] | None = None
+    kernel: str | None = None
 
     @classmethod
     def from_energy(cls, energy: Callable[[jax.Array, Any], jax.Array], **fields: Any) -> Potential:
@@ -214,7 +216,8 @@ def local_potential(
     def energy_and_forces(
         positions: jax.Array, neighbors: NeighborList
     ) -> tuple[jax.Array, jax.Array]:
-        energies, forces = run(atomic_energy, positions, neighbors)
+        output, forces = run(atomic_energy, positions, neighbors)
+        energies = output[0] if isinstance(output, tuple) else output
         return energies.sum(), forces
 
     def uncertain(
@@ -235,4 +238,5 @@ def local_potential(
         overflow=overflow,
         energy_and_forces=energy_and_forces,
         with_uncertainty=uncertain if with_uncertainty is not None else None,
+        kernel=kernel_name(reference if message_passing else kernel),
     )
