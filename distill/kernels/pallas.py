@@ -1,6 +1,6 @@
-"""One fused kernel for GPUs, in Pallas: nothing but displacements and gradients touches memory.
+"""One fused kernel for GPUs, in Pallas: arrays between the two ends never exist in memory.
 
-Pair terms, densities, invariants, network and gradient of a block of rows stay in registers; see
+Pair terms, densities, invariants, network and gradient of a block of rows are one program; see
 `distill.kernels.fused`. XLA gathers the displacements beforehand. On a machine without a GPU the
 same program is interpreted, which is slow and meant for tests.
 """
