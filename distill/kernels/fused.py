@@ -1,8 +1,9 @@
 """The fused kernel: energy and gradient of a block of rows, from displacements to the end.
 
 It runs under Pallas and is written for its Triton backend: rows stand along the last axis, where
-neighbouring threads read neighbouring numbers; sizes are powers of two; nothing is sliced or joined
-but by loads and stores; no index depends on data. The formulas are those of `distill.kernels.moment`.
+neighbouring threads read neighbouring numbers; sizes are powers of two; nothing is sliced or
+joined but by loads and stores; no index depends on data. The formulas are those of
+`distill.kernels.moment`.
 """
 
 from __future__ import annotations
