@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from distill.kernels import MomentWeights
+from distill.kernels import Kernel, MomentWeights, RowModel, blocked
 from distill.kernels.moment_blocks import Components, element_runs, moment_blocks
 from distill.neighbors.grouped import GroupedList, extended_positions, grouped_list
 
@@ -37,14 +37,23 @@ class GroupedFunctions(NamedTuple):
 
 
 def grouped_functions(
-    weights: MomentWeights, atoms: Atoms, species: np.ndarray, skin: float, dtype: Any
+    weights: MomentWeights,
+    atoms: Atoms,
+    species: np.ndarray,
+    skin: float,
+    dtype: Any,
+    kernel: Kernel = blocked,
 ) -> GroupedFunctions:
-    """Functions for structures like `atoms`; arguments as for `local_potential`."""
+    """Functions for structures like `atoms`; arguments as for `local_potential`.
+
+    `blocked` takes its vectors chunk by chunk; any other kernel gets those of all rows at once.
+    """
     cell = np.asarray(atoms.cell.array)
     lists = grouped_list(cell, atoms.pbc, species, weights.cutoff, skin=skin)
     rows = np.sort(lists.species)
     runs = element_runs(rows)
     assert runs is not None
+    model = RowModel(_by_weights_alone, weights)
 
     def allocate(positions: jax.Array, previous: GroupedList | None = None) -> GroupedList:
         return lists.allocate(jnp.asarray(positions, dtype), previous=previous)
@@ -65,17 +74,24 @@ def grouped_functions(
             )
             return x, y, z
 
-        energies, features, gradient = moment_blocks(
-            weights.astype(positions.dtype),
-            vectors,
-            (nbrs.neighbors, extended[: len(rows)]),
-            np.repeat(np.arange(len(nbrs.groups), dtype=np.int32), nbrs.groups),
-            runs,
-        )
+        given = nbrs.neighbors, extended[: len(rows)]
+        others = np.repeat(np.arange(len(nbrs.groups), dtype=np.int32), nbrs.groups)
+        if kernel is blocked:
+            own = weights.astype(positions.dtype)
+            energies, features, gradient = moment_blocks(own, vectors, given, others, runs)
+        else:
+            filled = nbrs.neighbors < len(extended) - 1
+            every = jnp.stack(vectors(given), axis=-1)
+            (energies, features), whole = kernel(model, every, others, filled, rows)
+            gradient = whole[..., 0], whole[..., 1], whole[..., 2]
         by_row = gathered_forces(gradient, nbrs.reverse)
         return energies, features, in_order_of_atoms(by_row, nbrs)
 
     return GroupedFunctions(allocate, lists.update, overflow, run, rows)
+
+
+def _by_weights_alone(*_: Any) -> Any:
+    raise NotImplementedError("grouped lists serve kernels that evaluate a model by its weights")
 
 
 def gathered_forces(gradient: Components, reverse: jax.Array) -> jax.Array:

@@ -21,7 +21,7 @@ from ase import Atoms
 
 from distill.graph import PADDING_DISTANCE, Graph, displacements, neighbor_species, sum_per_system
 from distill.grouped_potential import grouped_functions, in_order_of_atoms
-from distill.kernels import Kernel, MomentWeights, RowModel, blocked, reference
+from distill.kernels import Kernel, MomentWeights, RowModel, blocked, kernel_name, pallas, reference
 from distill.neighbors.device import NeighborList, neighbor_list
 
 GROUPED_FROM = 32
@@ -136,6 +136,7 @@ class Potential:
             The energy leaves out reference (atomic self) energies.
         with_uncertainty: pure, `(positions, lists) -> (energy, forces, expected length of the
             force error of each atom [n] in eV/Å)`; None for a model that has none.
+        kernel: name of the kernel that evaluates the rows of a student; None for other models.
     """
 
     numbers: np.ndarray
@@ -145,6 +146,7 @@ class Potential:
     overflow: Callable[[Any, jax.Array], jax.Array]
     energy_and_forces: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
     with_uncertainty: Callable[..., tuple[jax.Array, jax.Array, jax.Array]] | None = None
+    kernel: str | None = None
 
     @classmethod
     def from_energy(cls, energy: Callable[[jax.Array, Any], jax.Array], **fields: Any) -> Potential:
@@ -181,7 +183,7 @@ def local_potential(
 
     Args:
         atomic_energy: the model with its parameters bound. A `RowModel` with weights is evaluated
-            on grouped lists by the kernel `blocked`.
+            on grouped lists by the kernels `blocked` and `pallas`.
         atoms: elements, cell and periodicity.
         species: `[n]` index of each atom in the model's element table.
         cutoff: of the model, Å.
@@ -192,10 +194,10 @@ def local_potential(
         uncertainty: `(features [N, F], species [N]) -> [N]`, expected force errors in eV/Å;
             `atomic_energy` must then give a tuple, features after the energies.
     """
-    if not message_passing and kernel is blocked and len(atoms) >= GROUPED_FROM:
+    if not message_passing and kernel in (blocked, pallas) and len(atoms) >= GROUPED_FROM:
         weights = atomic_energy.moments if isinstance(atomic_energy, RowModel) else None
         if weights is not None:
-            return _grouped_potential(weights, atoms, species, skin, dtype, uncertainty)
+            return _grouped_potential(weights, atoms, species, skin, dtype, kernel, uncertainty)
     lists = neighbor_list(np.asarray(atoms.cell.array), atoms.pbc, cutoff, skin=skin)
     cell = jnp.asarray(atoms.cell.array, dtype)
     # A numpy array stays static in a trace, so that the networks are evaluated per element.
@@ -244,6 +246,7 @@ def local_potential(
         overflow=overflow,
         energy_and_forces=energy_and_forces,
         with_uncertainty=uncertain if uncertainty is not None else None,
+        kernel=kernel_name(reference if message_passing else kernel),
     )
 
 
@@ -253,9 +256,10 @@ def _grouped_potential(
     species: np.ndarray,
     skin: float,
     dtype: Any,
+    kernel: Kernel,
     uncertainty: Callable[..., jax.Array] | None,
 ) -> Potential:
-    grouped = grouped_functions(weights, atoms, species, skin, dtype)
+    grouped = grouped_functions(weights, atoms, species, skin, dtype, kernel)
 
     def energy_and_forces(positions: jax.Array, nbrs: Any) -> tuple[jax.Array, jax.Array]:
         energies, _, forces = grouped.run(positions, nbrs)
@@ -275,4 +279,5 @@ def _grouped_potential(
         overflow=grouped.overflow,
         energy_and_forces=energy_and_forces,
         with_uncertainty=uncertain if uncertainty is not None else None,
+        kernel=kernel_name(kernel),
     )

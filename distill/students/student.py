@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from ase import Atoms
 
 from distill.data.labels import Labels
 from distill.graph import Graph
-from distill.kernels import KERNELS, Kernel, MomentWeights, RowModel, blocked
+from distill.kernels import Kernel, RowModel, blocked, choose_kernel
 from distill.kernels.contract import Species
 from distill.neighbors import (
     batch_graphs,
@@ -117,19 +117,19 @@ class Student:
             atoms: elements, cell and periodicity (fixed).
             skin: of the neighbour list, Å.
             dtype: precision of the simulation.
-            kernel: a kernel or its name, see `distill.kernels`; `blocked` by default. Students
-                that pass messages use `reference` always: their rows are not independent.
+            kernel: a kernel or its name, see `distill.kernels`; by default what `choose_kernel`
+                gives. Students that pass messages use `reference` always: their rows are not
+                independent.
         """
-        chosen = KERNELS[kernel] if isinstance(kernel, str) else kernel
         energy = self.energy_and_features if self.uncertainty else self.atomic_energy
         return local_potential(
-            RowModel(energy, _weights(self.module, self.variables)),
+            self._row_model(energy, self.variables),
             atoms,
             self.species(atoms.numbers),
             self.cutoff,
             skin=skin,
             dtype=dtype,
-            kernel=chosen or blocked,
+            kernel=choose_kernel(kernel),
             message_passing=self.message_passing,
             uncertainty=self.uncertainty,
         )
@@ -190,15 +190,15 @@ class Student:
             def energy_and_features(*rows: Species) -> Any:
                 return _energy_and_features(module, variables, *rows)
 
-            model = RowModel(energy_and_features, _weights(module, variables))
+            model = self._row_model(energy_and_features, variables)
             return evaluate(model, graph, blocked, message_passing=passes_messages(module))
 
         return run
 
-
-def _weights(module: nn.Module, variables: Any) -> MomentWeights | None:
-    """The model as `blocked` knows it, if it is one of those."""
-    return module.weights(variables) if hasattr(module, "weights") else None
+    def _row_model(self, energy: Callable[..., Any], variables: Any) -> RowModel:
+        """`energy` with the weights that a kernel may use instead, where the module has them."""
+        module: Any = self.module
+        return RowModel(energy, module.weights(variables) if hasattr(module, "weights") else None)
 
 
 def _energy_and_features(
