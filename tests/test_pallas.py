@@ -108,7 +108,9 @@ def test_the_default_is_the_kernel_that_was_measured():
 
 
 @on_cpu
-def test_forced_by_name_it_warns_without_a_gpu_and_gives_the_same_forces():
+@pytest.mark.parametrize("grouped_from", [1, 100], ids=["grouped lists", "plain lists"])
+def test_forced_by_name_it_warns_without_a_gpu_and_gives_the_same_forces(grouped_from, monkeypatch):
+    monkeypatch.setattr("distill.potential.GROUPED_FROM", grouped_from)
     student, atoms = small_student(**SMALLEST), ethanol()
     with pytest.warns(UserWarning, match="'pallas' is interpreted"):
         forced = student.potential(atoms, kernel="pallas")

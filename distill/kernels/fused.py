@@ -17,7 +17,7 @@ import numpy as np
 from distill.kernels.fused_weights import FusedWeights
 from distill.kernels.harmonics import harmonic_components, harmonics_slope
 from distill.kernels.invariants import triple_products, triples_gradient
-from distill.kernels.moment import cartesian
+from distill.kernels.pair_slopes import cartesian
 from distill.kernels.pair_terms import PairTerms, component_terms, next_function, next_slope
 
 Groups = tuple[tuple[tuple[int, int], ...], ...]
@@ -141,7 +141,7 @@ def _add_products(totals: Any, columns: Any, moments: Any) -> list[jax.Array]:
 def _pair_slopes(
     by_densities: Densities, weights: FusedWeights, group: int, terms: list[PairTerms]
 ) -> list[Any]:
-    """For each piece the derivatives by distance and unit vector; see `moment.Slopes`."""
+    """For each piece the derivatives by distance and unit vector; see `pair_slopes.Slopes`."""
     harmonics = [harmonic_components(own.x, own.y, own.z, weights.max_l) for own in terms]
 
     def step(radial: Any, carry: Any) -> Any:

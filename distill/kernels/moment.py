@@ -7,6 +7,7 @@ of rows needs one pass over its pairs each way. Everything is plain JAX: derivat
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,15 +16,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill.kernels.contract import Species
-from distill.kernels.harmonics import harmonic_components, harmonics_slope
 from distill.kernels.invariants import Densities, invariants, invariants_gradient
-from distill.kernels.pair_terms import (
-    PairTerms,
-    pair_terms,
-    radial_functions,
-    radial_slope,
-    unstack,
-)
+from distill.kernels.pair_slopes import Slopes, cartesian, pair_basis, slopes_by_products
+from distill.kernels.pair_terms import PairTerms, pair_terms
 
 
 @jax.tree_util.register_dataclass
@@ -111,27 +106,22 @@ def moment_rows(
     return energies, features, jnp.stack(cartesian(terms, slopes), axis=-1)
 
 
-Slopes = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-"""Derivatives `[b, K]` by the distance, and by x, y, z of the unit vector as if independent."""
-
-
 def moment_terms(
     weights: MomentWeights,
     terms: PairTerms,
     neighbor_species: np.ndarray,
     species: Species,
+    slopes_of: Callable[..., Slopes] = slopes_by_products,
 ) -> tuple[jax.Array, jax.Array, Slopes]:
-    """Energies, last features and the gradient by distance and unit vector; see `moment_rows`."""
+    """Energies, last features and the gradient by distance and unit vector; see `moment_rows`.
+
+    `slopes_of` is one of the two functions of `pair_slopes`.
+    """
     groups = slot_groups(neighbor_species)
-    parts = []
-    for _, slots in groups:
-        own = jax.tree.map(lambda leaf, slots=slots: leaf[:, slots], terms)
-        harmonics = jnp.stack(harmonic_components(own.x, own.y, own.z, weights.max_l), axis=1)
-        radial = jnp.stack(radial_functions(own, weights.n_radial), axis=1)
-        parts.append((own, harmonics, radial))
+    bases = [pair_basis(terms, slots, weights.n_radial, weights.max_l) for _, slots in groups]
     elements = [element for element, _ in groups]
     moments = _to_features(
-        [jnp.einsum("bmk,brk->bmr", harmonics, radial) for _, harmonics, radial in parts],
+        [jnp.einsum("bmk,brk->bmr", own.harmonics, own.radial) for own in bases],
         weights.neighbors,
         elements,
     )
@@ -154,33 +144,8 @@ def moment_terms(
         ],
         axis=1,
     )
-    slopes = []
-    for (own, harmonics, radial), by_group in zip(
-        parts, _from_features(by_moments, weights.neighbors, elements), strict=True
-    ):
-        # Sums over the last axis of the left factor are the fast ones.
-        by_radial = jnp.einsum("brm,bmk->brk", jnp.swapaxes(by_group, 1, 2), harmonics)
-        by_harmonics = jnp.einsum("bmr,brk->bmk", by_group, radial)
-        slopes.append(
-            (
-                radial_slope(own, by_radial),
-                *harmonics_slope(own.x, own.y, own.z, unstack(by_harmonics), weights.max_l),
-            )
-        )
-    joined = [jnp.concatenate(each, axis=-1) for each in zip(*slopes, strict=True)]
-    return energies, features, (joined[0], joined[1], joined[2], joined[3])
-
-
-def cartesian(terms: PairTerms, slopes: Slopes) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Gradient by the displacement, three components `[b, K]` in eV/Å."""
-    radial, x, y, z = slopes
-    along = x * terms.x + y * terms.y + z * terms.z
-    common = radial - along * terms.inverse_distance
-    return (
-        x * terms.inverse_distance + common * terms.x,
-        y * terms.inverse_distance + common * terms.y,
-        z * terms.inverse_distance + common * terms.z,
-    )
+    by_group = _from_features(by_moments, weights.neighbors, elements)
+    return energies, features, slopes_of(bases, by_group, weights.max_l)
 
 
 def affine(x: jax.Array, species: Species, weights: ElementWeights) -> jax.Array:

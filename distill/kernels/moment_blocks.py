@@ -10,14 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill.kernels.contract import Species
-from distill.kernels.moment import MomentWeights, cartesian, moment_terms
+from distill.kernels.kept import kept
+from distill.kernels.moment import MomentWeights, moment_terms
+from distill.kernels.pair_slopes import cartesian, slopes_by_sums
 from distill.kernels.pair_terms import component_terms
 
 BLOCK_ROWS = 64
 """Rows per block; with the default student their arrays take about 1 MB in float32."""
-
-CHUNK_ROWS = 2048
-"""Rows whose pair terms are held at once; they stream through memory, so few are better."""
 
 Components = tuple[jax.Array, jax.Array, jax.Array]
 """Three arrays `[b, K]`: x, y and z of vectors to neighbours, or of the gradient by them."""
@@ -34,7 +33,7 @@ def moment_blocks(
 
     Args:
         weights: of the model, in the precision of the vectors.
-        vectors_of: from rows of a chunk to the vectors to their neighbours in Å, so that those of
+        vectors_of: from some of the rows to the vectors to their neighbours in Å, so that those of
             all rows need not be held at once.
         rows: arrays with rows along the leading axis.
         neighbor_species: `[K]`, sorted: the element of each slot.
@@ -43,18 +42,17 @@ def moment_blocks(
     parts = []
     for element, start, end in runs:
 
-        def block(terms: Any, element: int = element) -> Any:
+        def block(given: Any, element: int = element) -> Any:
+            vectors = kept(lambda: vectors_of(given), jax.tree.leaves(given)[-1])
+            terms = kept(lambda: component_terms(*vectors, weights.cutoff), vectors[0])
             own = np.full(len(terms.x), element)
-            return moment_terms(weights, terms, neighbor_species, own)
-
-        def chunk(given: Any, block: Any = block) -> Any:
-            # The sines and square roots of a chunk first: inside a block XLA would repeat them.
-            terms = component_terms(*vectors_of(given), weights.cutoff)
-            energies, features, slopes = in_blocks(block, terms, BLOCK_ROWS)
+            energies, features, slopes = moment_terms(
+                weights, terms, neighbor_species, own, slopes_by_sums
+            )
             return energies, features, cartesian(terms, slopes)
 
         mine = jax.tree.map(lambda array, own=slice(start, end): array[own], rows)
-        parts.append(in_blocks(chunk, mine, CHUNK_ROWS))
+        parts.append(in_blocks(block, mine, BLOCK_ROWS))
     joined: tuple[jax.Array, jax.Array, Components]
     joined = jax.tree.map(lambda *own: jnp.concatenate(own), *parts)
     return joined

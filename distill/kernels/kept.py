@@ -1,0 +1,33 @@
+"""Keeps arrays that several others are made of, instead of computing them once for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+HUGE = 1e30
+"""No coordinate or component of a unit vector is as large."""
+
+
+def kept(function: Callable[[], Any], like: jax.Array) -> Any:
+    """What `function` gives, written to memory on a CPU before anything uses it.
+
+    XLA fuses a product or sum into each of its users and so repeats it; an optimization barrier does
+    not keep it from that, a branch does. The branch taken is always that of `function`.
+
+    Args:
+        function: of no arguments, gives arrays.
+        like: coordinates that are not known at compile time, or the branch would be
+            resolved then.
+    """
+    shapes = jax.eval_shape(function)
+
+    def branch() -> Any:
+        nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        # True for NaN too: what is lost must not look like nothing.
+        return jax.lax.cond(~(like.reshape(-1)[0] > HUGE), function, lambda: nothing)
+
+    return jax.lax.platform_dependent(cpu=branch, default=function)
