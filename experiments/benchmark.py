@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
     restart_pinned()
 
+import os
 from functools import partial
 from typing import Any
 
@@ -27,12 +28,17 @@ from benchmark_config import SMOKE, BenchmarkConfig
 from benchmark_peers import Peer, peers
 from benchmark_teachers import figure
 from benchmark_water import Subject, WaterBoxes, load_student
-from distill.errors import ConfigError, MissingDependencyError
+from distill import teachers
+from distill.errors import ConfigError, DistillError
 from distill.evaluation.results import Figure, record_figures
 from distill.evaluation.timing import TimedMD
 from distill.simulation import MDConfig
 from pinned import pinning
+from quickstart import resolve_teacher
 from script import run_script
+
+PACKAGES = ("calorine", "mlip", "orb-models", "torch")
+"""Whose versions are recorded besides ours."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -56,10 +62,14 @@ def run(config: BenchmarkConfig) -> None:
         config.temperature,
     )
     print(f"water: {boxes.origin}")
+    if hasattr(os, "getloadavg"):
+        load = os.getloadavg()[0]
+        record(config, [figure("the machine", "other work", "load average at start", [load], "1")])
     for subject in students:
         error = "unknown" if subject.force_mae is None else f"{subject.force_mae:.1f} meV/Å"
         print(f"student {subject.label}: force MAE {error}")
     others = chosen_peers(config, students[0].student.cutoff)
+    others += [teacher_peer(name) for name in config.teachers]
     for size in config.sizes:
         for ensemble in config.ensembles:
             usual = [peer for peer in others if not peer.few and size <= config.peer_atoms]
@@ -84,6 +94,28 @@ def chosen_peers(config: BenchmarkConfig, cutoff: float) -> list[Peer]:
             raise ConfigError(f"no peer is called {part!r}; known: {names}")
     wanted = [part.lower() for part in config.peers]
     return [p for p in known if "all" in wanted or any(w in p.name.lower() for w in wanted)]
+
+
+def teacher_peer(name: str) -> Peer:
+    """A teacher in the same loop as the students, its forces called for at every step."""
+
+    def start(case: Case) -> Run:
+        settings = MDConfig(
+            timestep=case.timestep,
+            temperature=case.temperature,
+            steps=case.steps,
+            record_every=case.steps,
+            block_steps=case.steps,
+        )
+        return TimedMD(
+            teachers.load(resolve_teacher(name)).potential(case.atoms),
+            case.atoms.positions,
+            settings,
+            velocities=case.atoms.get_velocities() * units.fs,
+            min_seconds=0.0,
+        )
+
+    return Peer(name, "a teacher of distill in the same loop as the students", start)
 
 
 def potential(subject: Subject, config: BenchmarkConfig, atoms: Atoms) -> Any:
@@ -134,7 +166,7 @@ def measure(
             runs[peer.name] = peer.start(
                 Case(atoms.copy(), config.timestep, config.temperature, steps)
             )
-        except MissingDependencyError as error:
+        except (DistillError, RuntimeError, ValueError) as error:
             print(f"{peer.name} is left out: {error}")
             continue
         rounds[peer.name] = min(2, config.repeats) if peer.few else config.repeats
@@ -227,7 +259,7 @@ def replica_figures(
 
 def record(config: BenchmarkConfig, figures: list[Figure]) -> None:
     """Write figures, and print them."""
-    record_figures(figures, config.output, "python experiments/benchmark.py")
+    record_figures(figures, config.output, "python experiments/benchmark.py", PACKAGES)
     for each in figures:
         spread = f" ({each.spread[0]:.4g} to {each.spread[1]:.4g})" if each.spread else ""
         print(f"{each.subject}: {each.case}: {each.metric} {each.value:.4g}{spread} {each.unit}")

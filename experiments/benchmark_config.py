@@ -13,6 +13,7 @@ SMOKE = (
     "sizes=[48]",
     "ensembles=[nve]",
     "peers=[]",
+    "teachers=[]",
     "few_atoms=0",
     "replicas=2",
     "replica_atoms=24",
@@ -36,7 +37,8 @@ class BenchmarkConfig:
         sizes: numbers of atoms.
         ensembles: of the students; peers run NVE.
         peers: parts of the names of peers to run; `all` runs those that are installed.
-        peer_atoms: largest system of the peers.
+        teachers: names for `distill.teachers.load`, run in the loop of the students.
+        peer_atoms: largest system of the peers and teachers.
         few_atoms: size at which models that take seconds per step are run; 0 leaves them out.
         replicas: systems side by side, against one system of as many atoms; 0 leaves them out.
         replica_atoms: of each.
@@ -58,6 +60,7 @@ class BenchmarkConfig:
     sizes: tuple[int, ...] = (648, 1536, 5184)
     ensembles: tuple[str, ...] = ENSEMBLES
     peers: tuple[str, ...] = ("all",)
+    teachers: tuple[str, ...] = ("fennol:ani1ccx?member=0",)
     peer_atoms: int = 5184
     few_atoms: int = 192
     replicas: int = 32

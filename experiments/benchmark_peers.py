@@ -51,7 +51,12 @@ def peers(cutoff: float) -> list[Peer]:
         Peer(
             "FeNNol MD, ANI-1ccx",
             "one network; FeNNol's own integrator, its list made anew at every step (its default)",
-            FennolRun,
+            lambda case: FennolRun(case, 0.0),
+        ),
+        Peer(
+            "FeNNol MD, ANI-1ccx, skin 0.5 Å",
+            "the same with a list made anew at the interval that FeNNol derives from the skin",
+            lambda case: FennolRun(case, 0.5),
         ),
         Peer(
             "NEP4 (calorine)",
@@ -81,9 +86,10 @@ def peers(cutoff: float) -> list[Peer]:
 
 
 class FennolRun:
-    """FeNNol's molecular dynamics with one network of ANI-1ccx."""
+    """FeNNol's molecular dynamics with one network of ANI-1ccx; a run continues the one before."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: Case, skin: float):
+        """Prepare; `skin` in Å, 0 for none."""
         from fennol.md.integrate import initialize_dynamics
         from fennol.utils.input_parser import InputFile
 
@@ -110,9 +116,12 @@ class FennolRun:
                 temperature=case.temperature,
                 thermostat="NVE",
                 nsteps=case.steps,
+                **({"nblist_skin": skin} if skin else {}),
             )
             step, _, _, *state = initialize_dynamics(settings, "float32", jax.random.PRNGKey(0))
-        self._step, self._steps = step, case.steps
+        # Ångström of skin make 20 fs between rebuilds in FeNNol: a run holds whole intervals.
+        interval = int(20 * skin / case.timestep) if skin else 1
+        self._step, self._steps = step, -(-case.steps // interval) * interval
         self._state: tuple[Any, ...] = (state[0], state[2], state[1])
         self.seconds_per_step()
         self.compile_seconds = time.perf_counter() - begun
@@ -124,7 +133,9 @@ class FennolRun:
         for number in range(1, self._steps + 1):
             dynamics, system, conformation, _ = self._step(number, dynamics, system, conformation)
         jax.block_until_ready(system)
-        return (time.perf_counter() - begun) / self._steps
+        seconds = time.perf_counter() - begun
+        self._state = dynamics, system, conformation
+        return seconds / self._steps
 
 
 class LennardJonesRun:

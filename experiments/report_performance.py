@@ -66,7 +66,9 @@ def cost_table(records: list[Record]) -> str:
             f"| {r['case']} | {r['subject']} | {digits(r['value'])} | {span(r)} | "
             f"{' | '.join(beside)} |"
         )
-    return "\n".join([*lines, "", origin(chosen)])
+    load = value_of(records, "the machine", "other work", "load average at start")
+    words = f" Load average of the machine at the start: {load}." if load else ""
+    return "\n".join([*lines, "", origin(chosen) + words])
 
 
 def ratio_table(records: list[Record]) -> str:

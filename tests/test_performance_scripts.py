@@ -99,7 +99,7 @@ def test_a_peer_that_is_missing_names_its_command(script, monkeypatch):
             peer.start(None)
     monkeypatch.delenv("DISTILL_MODELS", raising=False)
     with pytest.raises(MissingDependencyError, match="DISTILL_MODELS"):
-        script("benchmark_peers").FennolRun(None)
+        script("benchmark_peers").FennolRun(None, 0.0)
 
 
 def test_the_written_nep_has_the_numbers_that_its_header_promises(script):
