@@ -10,9 +10,10 @@ from typing import Any
 import jax
 import numpy as np
 from ase import Atoms
+from ase.neighborlist import neighbor_list
 
 from distill.data import load
-from distill.errors import ConfigError
+from distill.errors import CapacityError, ConfigError, SimulationError
 from distill.potential import Potential
 from distill.sampling import last_frames, pack_liquid, read_structure
 from distill.simulation import MDConfig, relax, run_md
@@ -20,6 +21,14 @@ from distill.students import SIZES, Student, StudentSpec, load_bundle
 
 DENSITY = 0.997
 """g/cm³."""
+
+COLLAPSED = 0.7
+"""Å; no atoms of liquid water come so close."""
+
+NO_LIQUID = (
+    "the first trained student does not hold packed water together, which may have contacts that "
+    "it was not trained on: give a frame of its training data with structure=FILE"
+)
 
 SMALLEST_BASE = 32
 """Molecules of the smallest box that is packed and repeated."""
@@ -131,7 +140,8 @@ class WaterBoxes:
             repeats, rest = divmod(n_atoms, len(self._frame))
             if rest or not repeats:
                 raise ConfigError(
-                    f"{n_atoms} atoms are no multiple of the {len(self._frame)} of the structure"
+                    f"{n_atoms} atoms are no multiple of the {len(self._frame)} of the structure: "
+                    "choose other sizes"
                 )
             return self._frame.repeat(_factors(repeats))
         if n_atoms % 3:
@@ -157,7 +167,6 @@ class WaterBoxes:
         return self._packed[n_molecules]
 
     def _equilibrated(self, atoms: Atoms, potential: Potential) -> Atoms:
-        relaxed = relax(potential, atoms.positions[None], 100).positions[0]
         block = min(100, self._steps)
         config = MDConfig(
             ensemble="nvt_langevin",
@@ -167,9 +176,16 @@ class WaterBoxes:
             block_steps=block,
             record_every=block,
         )
-        frames = run_md(potential, relaxed, config, progress=False).frames
         moved = atoms.copy()
-        moved.positions = frames.positions[-1]
+        try:
+            relaxed = relax(potential, atoms.positions[None], 100).positions[0]
+            moved.positions = run_md(potential, relaxed, config, progress=False).frames.positions[
+                -1
+            ]
+        except (SimulationError, CapacityError) as error:
+            raise ConfigError(f"{NO_LIQUID} ({error})") from error
+        if len(neighbor_list("d", moved, COLLAPSED)):
+            raise ConfigError(f"{NO_LIQUID} (atoms came closer than {COLLAPSED} Å)")
         return moved
 
 

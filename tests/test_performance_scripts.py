@@ -134,6 +134,19 @@ def test_boxes_are_repeated_from_small_ones(script, tmp_path):
         read.box(100)
 
 
+def test_a_student_that_lets_water_collapse_is_refused(script, toy_potential):
+    water = script("benchmark_water")
+
+    def attraction(positions: jax.Array) -> jax.Array:
+        return 50.0 * (positions**2).sum()
+
+    boxes = water.WaterBoxes(
+        None, lambda atoms: toy_potential(attraction, atoms.numbers), 10, 300.0
+    )
+    with pytest.raises(ConfigError, match="structure=FILE"):
+        boxes.box(96)
+
+
 def test_a_script_restarts_on_one_core(tmp_path):
     probe = tmp_path / "probe.py"
     probe.write_text(
