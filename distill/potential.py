@@ -20,8 +20,13 @@ import numpy as np
 from ase import Atoms
 
 from distill.graph import PADDING_DISTANCE, Graph, displacements, neighbor_species, sum_per_system
-from distill.kernels import Kernel, reference
+from distill.grouped_potential import grouped_functions, in_order_of_atoms
+from distill.kernels import Kernel, MomentWeights, RowModel, blocked, kernel_name, pallas, reference
 from distill.neighbors.device import NeighborList, neighbor_list
+
+GROUPED_FROM = 32
+"""Atoms from which grouped lists are used, where the model allows them; few atoms leave most of
+the slots empty, and their replicas, under vmap, would search anew in every step."""
 
 __all__ = ["Evaluation", "Potential", "evaluate", "hessian_vector_product", "local_potential"]
 
@@ -131,6 +136,7 @@ class Potential:
             The energy leaves out reference (atomic self) energies.
         with_uncertainty: pure, `(positions, lists) -> (energy, forces, expected length of the
             force error of each atom [n] in eV/Å)`; None for a model that has none.
+        kernel: name of the kernel that evaluates the rows of a student; None for other models.
     """
 
     numbers: np.ndarray
@@ -140,6 +146,7 @@ class Potential:
     overflow: Callable[[Any, jax.Array], jax.Array]
     energy_and_forces: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
     with_uncertainty: Callable[..., tuple[jax.Array, jax.Array, jax.Array]] | None = None
+    kernel: str | None = None
 
     @classmethod
     def from_energy(cls, energy: Callable[[jax.Array, Any], jax.Array], **fields: Any) -> Potential:
@@ -170,12 +177,13 @@ def local_potential(
     dtype: Any = np.float32,
     kernel: Kernel = reference,
     message_passing: bool = False,
-    with_uncertainty: Callable[..., Any] | None = None,
+    uncertainty: Callable[..., jax.Array] | None = None,
 ) -> Potential:
     """MD potential of a model of rows for structures like `atoms`, its cell fixed.
 
     Args:
-        atomic_energy: the model with its parameters bound.
+        atomic_energy: the model with its parameters bound. A `RowModel` with weights is evaluated
+            on grouped lists by the kernels `blocked` and `pallas`.
         atoms: elements, cell and periodicity.
         species: `[n]` index of each atom in the model's element table.
         cutoff: of the model, Å.
@@ -183,9 +191,13 @@ def local_potential(
         dtype: precision of the simulation.
         kernel: how rows are evaluated, see `distill.kernels`.
         message_passing: see `evaluate`.
-        with_uncertainty: like `atomic_energy`, but gives expected force errors `[N]` beside the
-            energies.
+        uncertainty: `(features [N, F], species [N]) -> [N]`, expected force errors in eV/Å;
+            `atomic_energy` must then give a tuple, features after the energies.
     """
+    if not message_passing and kernel in (blocked, pallas) and len(atoms) >= GROUPED_FROM:
+        weights = atomic_energy.moments if isinstance(atomic_energy, RowModel) else None
+        if weights is not None:
+            return _grouped_potential(weights, atoms, species, skin, dtype, kernel, uncertainty)
     lists = neighbor_list(np.asarray(atoms.cell.array), atoms.pbc, cutoff, skin=skin)
     cell = jnp.asarray(atoms.cell.array, dtype)
     # A numpy array stays static in a trace, so that the networks are evaluated per element.
@@ -195,9 +207,7 @@ def local_potential(
     def allocate(positions: jax.Array, previous: NeighborList | None = None) -> NeighborList:
         return lists.allocate(jnp.asarray(positions, dtype), previous=previous)
 
-    def run(
-        model: Callable[..., Any], positions: jax.Array, neighbors: NeighborList
-    ) -> tuple[Any, jax.Array]:
+    def run(positions: jax.Array, neighbors: NeighborList) -> tuple[Any, jax.Array]:
         mask = neighbors.neighbors < positions.shape[0]
         vectors = positions.at[neighbors.neighbors].get(mode="clip") - positions[:, None]
         if atoms.pbc.any():
@@ -208,21 +218,22 @@ def local_potential(
         vectors = jnp.where(mask[..., None], vectors, far)
         others = jnp.where(mask, species_on_device.at[neighbors.neighbors].get(mode="clip"), 0)
         evaluated = _kernel(kernel, message_passing, neighbors.neighbors)
-        output, gradients = evaluated(model, vectors, others, mask, species)
-        return output, assemble_forces(gradients, neighbors.neighbors)
+        output, gradients = evaluated(atomic_energy, vectors, others, mask, species)
+        outputs = output if isinstance(output, tuple) else (output,)
+        return outputs, assemble_forces(gradients, neighbors.neighbors)
 
     def energy_and_forces(
         positions: jax.Array, neighbors: NeighborList
     ) -> tuple[jax.Array, jax.Array]:
-        energies, forces = run(atomic_energy, positions, neighbors)
-        return energies.sum(), forces
+        outputs, forces = run(positions, neighbors)
+        return outputs[0].sum(), forces
 
     def uncertain(
         positions: jax.Array, neighbors: NeighborList
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        assert with_uncertainty is not None
-        (energies, expected), forces = run(with_uncertainty, positions, neighbors)
-        return energies.sum(), forces, expected
+        assert uncertainty is not None
+        outputs, forces = run(positions, neighbors)
+        return outputs[0].sum(), forces, uncertainty(outputs[1], species)
 
     def overflow(neighbors: NeighborList, positions: jax.Array) -> jax.Array:
         return neighbors.overflow | neighbors.stale | lists.is_stale(neighbors, positions)
@@ -234,5 +245,39 @@ def local_potential(
         update=lists.update,
         overflow=overflow,
         energy_and_forces=energy_and_forces,
-        with_uncertainty=uncertain if with_uncertainty is not None else None,
+        with_uncertainty=uncertain if uncertainty is not None else None,
+        kernel=kernel_name(reference if message_passing else kernel),
+    )
+
+
+def _grouped_potential(
+    weights: MomentWeights,
+    atoms: Atoms,
+    species: np.ndarray,
+    skin: float,
+    dtype: Any,
+    kernel: Kernel,
+    uncertainty: Callable[..., jax.Array] | None,
+) -> Potential:
+    grouped = grouped_functions(weights, atoms, species, skin, dtype, kernel)
+
+    def energy_and_forces(positions: jax.Array, nbrs: Any) -> tuple[jax.Array, jax.Array]:
+        energies, _, forces = grouped.run(positions, nbrs)
+        return energies.sum(), forces
+
+    def uncertain(positions: jax.Array, nbrs: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
+        assert uncertainty is not None
+        energies, features, forces = grouped.run(positions, nbrs)
+        expected = uncertainty(features, grouped.rows)
+        return energies.sum(), forces, in_order_of_atoms(expected, nbrs)
+
+    return Potential(
+        numbers=atoms.numbers.copy(),
+        dtype=dtype,
+        allocate=grouped.allocate,
+        update=grouped.update,
+        overflow=grouped.overflow,
+        energy_and_forces=energy_and_forces,
+        with_uncertainty=uncertain if uncertainty is not None else None,
+        kernel=kernel_name(kernel),
     )

@@ -47,6 +47,8 @@ def test_everything_that_was_promised_is_there(finished):
     certificate = json.loads((run / "certificate.json").read_text())
     assert certificate["teacher"]["teacher"] == "fennol:demo_chno.fnx"
     assert certificate["speed"]["md_speedup"] > 0
+    assert certificate["speed"]["kernel"] == "blocked"
+    assert "kernel `blocked`" in (run / "certificate.md").read_text()
     assert np.isfinite(certificate["accuracy"]["force_mae_mev_per_ang"])
     for name in ("force_parity", "learning_curve", "nve_energy", "speed", "summary"):
         assert (run / f"{name}.png").read_bytes().startswith(b"\x89PNG")

@@ -149,5 +149,3 @@ def test_it_costs_at_most_fifteen_percent(dataset):
 def test_it_needs_held_out_structures(student, dataset):
     with pytest.raises(DatasetError, match="held-out"):
         fit_uncertainty(student, dataset, TRAIN, np.zeros(0, int))
-    with pytest.raises(ValueError, match="fit_uncertainty"):
-        replace(student, uncertainty=None).energy_and_uncertainty()

@@ -176,7 +176,7 @@ def to_markdown(certificate: Mapping[str, Any], plots: Sequence[Path] = ()) -> s
         f"- teacher {speed['teacher_us_per_atom_step']:.3g} µs/atom/step "
         f"({teacher['n_members']} network(s), {teacher['n_parameters']} parameters)",
         f"- student {speed['student_us_per_atom_step']:.3g} µs/atom/step "
-        f"({student['parameters']} parameters)",
+        f"({student['parameters']} parameters{_kernel(speed)})",
         f"- student {speed['md_speedup']:.2f} times faster (range of the ratios "
         f"{speed['md_speedup_range'][0]:.2f} to {speed['md_speedup_range'][1]:.2f})",
         "",
@@ -227,6 +227,10 @@ def _checks(certificate: Mapping[str, Any], targets: Targets) -> list[dict[str, 
         {"name": name, "measured": value, "target": target, "passed": bool(passed)}
         for name, value, target, passed in rows
     ]
+
+
+def _kernel(speed: Mapping[str, Any]) -> str:
+    return f", kernel `{speed['kernel']}`" if speed.get("kernel") else ""
 
 
 def _cell(text: str) -> str:

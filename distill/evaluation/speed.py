@@ -58,6 +58,7 @@ def compare_md_speed(
         "ensemble": config.ensemble,
         "timestep_fs": timestep,
         "atoms": len(atoms),
+        "kernel": student.kernel,
         "dtype": {"teacher": str(np.dtype(teacher.dtype)), "student": str(np.dtype(student.dtype))},
     }
 

@@ -7,7 +7,8 @@ kernel takes the model and dense rows and gives energies with their gradient:
            species [b]) -> (energy [b], dE/d displacement [b, K, 3])
 
 Where slots are grouped by element, `neighbor_species` is a sorted numpy array `[K]` and holds for
-every row. A `RowModel` whose weights are known is then evaluated by hand-written formulas.
+every row. A `RowModel` whose weights are known is then evaluated by hand-written formulas, by
+`blocked` in XLA and by `pallas` in one fused kernel for GPUs.
 
 A model may return a tuple of arrays with one row per atom, the energy first; it is passed on as it
 is, so that features come along at no cost. Energies in eV, displacements in Å. Every kernel passes
@@ -16,12 +17,11 @@ displacements.
 """
 
 from distill.kernels.blocked import blocked
+from distill.kernels.choice import KERNELS, choose_kernel, kernel_name
 from distill.kernels.contract import AtomicEnergy, Kernel, RowModel
 from distill.kernels.moment import ElementWeights, MomentWeights
+from distill.kernels.pallas import pallas
 from distill.kernels.reference import reference
-
-KERNELS: dict[str, Kernel] = {"reference": reference, "blocked": blocked}
-"""Kernels by name."""
 
 __all__ = [
     "KERNELS",
@@ -31,5 +31,8 @@ __all__ = [
     "MomentWeights",
     "RowModel",
     "blocked",
+    "choose_kernel",
+    "kernel_name",
+    "pallas",
     "reference",
 ]

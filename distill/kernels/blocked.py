@@ -8,7 +8,6 @@ in `distill.kernels.moment`; atoms of one element that stand together share a bl
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -16,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill.kernels.contract import AtomicEnergy, NeighborSpecies, RowModel, Species
-from distill.kernels.moment import MomentWeights, cartesian, moment_rows, moment_terms
-from distill.kernels.pair_terms import pair_terms
+from distill.kernels.moment import moment_rows
+from distill.kernels.moment_blocks import (
+    BLOCK_ROWS,
+    Components,
+    element_runs,
+    in_blocks,
+    moment_blocks,
+)
 from distill.kernels.reference import reference
-
-BLOCK_ROWS = 64
-"""Rows per block; with the default student their arrays take about 1 MB in float32."""
-
-CHUNK_ROWS = 2048
-"""Rows whose pair terms are held at once; they stream through memory, so few are better."""
 
 
 def blocked(
@@ -39,54 +38,20 @@ def blocked(
     if weights is None or not isinstance(neighbor_species, np.ndarray):
         return _any_model(atomic_energy, displacements, neighbor_species, mask, species)
     weights = weights.astype(displacements.dtype)
-    runs = _runs(species)
+    runs = element_runs(species)
     if runs is None:
         energies, features, gradients = moment_rows(
             weights, displacements, neighbor_species, species
         )
         return (energies, features), gradients
-    parts = [
-        _moment_blocks(weights, displacements[start:end], neighbor_species, element)
-        for element, start, end in runs
-    ]
-    energies, features, gradients = (jnp.concatenate(own) for own in zip(*parts, strict=True))
-    return (energies, features), gradients
+    energies, features, by_axis = moment_blocks(
+        weights, _components, displacements, neighbor_species, runs
+    )
+    return (energies, features), jnp.stack(by_axis, axis=-1)
 
 
-def _moment_blocks(
-    weights: MomentWeights, displacements: jax.Array, neighbor_species: np.ndarray, element: int
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Rows of one element."""
-
-    def block(terms: Any) -> Any:
-        own = np.full(len(terms.x), element)
-        return moment_terms(weights, terms, neighbor_species, own)
-
-    def chunk(vectors: jax.Array) -> Any:
-        # The sines and square roots of a chunk first: inside a block XLA would repeat them.
-        terms = pair_terms(vectors, weights.cutoff)
-        energies, features, slopes = in_blocks(block, terms, BLOCK_ROWS)
-        return energies, features, jnp.stack(cartesian(terms, slopes), axis=-1)
-
-    result: tuple[jax.Array, jax.Array, jax.Array] = in_blocks(chunk, displacements, CHUNK_ROWS)
-    return result
-
-
-def in_blocks(function: Callable[[Any], Any], rows: Any, size: int) -> Any:
-    """`function` of arrays with rows along the leading axis, `size` rows at a time."""
-    count = len(jax.tree.leaves(rows)[0])
-    if count <= size:
-        return function(rows)
-    n_blocks = -(-count // size)
-    extra = n_blocks * size - count
-
-    def split(array: jax.Array) -> jax.Array:
-        # Repeating the last row keeps padding rows inside the range of real ones.
-        padded = jnp.concatenate([array, jnp.repeat(array[-1:], extra, axis=0)]) if extra else array
-        return padded.reshape(n_blocks, size, *array.shape[1:])
-
-    found = jax.lax.map(function, jax.tree.map(split, rows))
-    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:count], found)
+def _components(displacements: jax.Array) -> Components:
+    return displacements[..., 0], displacements[..., 1], displacements[..., 2]
 
 
 def _any_model(
@@ -105,14 +70,3 @@ def _any_model(
         (displacements, others, mask, jnp.asarray(species)),
         BLOCK_ROWS,
     )
-
-
-def _runs(species: Species) -> list[tuple[int, int, int]] | None:
-    """`(element, start, end)` of rows that stand together, if species are static and sorted."""
-    if not isinstance(species, np.ndarray) or (np.diff(species) < 0).any():
-        return None
-    elements, starts = np.unique(species, return_index=True)
-    ends = [*starts[1:], len(species)]
-    return [
-        (int(e), int(start), int(end)) for e, start, end in zip(elements, starts, ends, strict=True)
-    ]

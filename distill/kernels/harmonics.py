@@ -8,8 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill.kernels.pair_terms import unstack
-
 MAX_L = 3
 """Largest degree available."""
 
@@ -71,16 +69,16 @@ def harmonic_components(x: jax.Array, y: jax.Array, z: jax.Array, max_l: int) ->
 
 
 def harmonics_slope(
-    x: jax.Array, y: jax.Array, z: jax.Array, weights: jax.Array, max_l: int
+    x: jax.Array, y: jax.Array, z: jax.Array, weights: list[jax.Array], max_l: int
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Derivatives of `sum_m weights[:, m] Y_m` by x, y and z taken as independent, `[b, K]` each.
+    """Derivatives of `sum_m weights[m] Y_m` by x, y and z taken as independent, of their shape.
 
-    `weights` is `[b, (max_l + 1)², K]`.
+    `weights` are `(max_l + 1)²` arrays of that shape.
     """
 
     def weighted(x: jax.Array, y: jax.Array, z: jax.Array) -> jax.Array:
         components = harmonic_components(x, y, z, max_l)
-        return sum(a * b for a, b in zip(unstack(weights), components, strict=True))  # type: ignore[return-value]
+        return sum(a * b for a, b in zip(weights, components, strict=True))  # type: ignore[return-value]
 
     total, back = jax.vjp(weighted, x, y, z)
     return back(jnp.ones_like(total))

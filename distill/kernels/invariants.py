@@ -36,9 +36,7 @@ def invariants(densities: Densities, n_channels: int) -> jax.Array:
         found.append(outer.reshape(len(own), -1)[:, upper])
     components = _components(densities, n_channels)
     if components[0].shape[-1]:
-        for terms in triple_terms(len(densities) - 1):
-            products = [v * components[i] * components[j] * components[k] for i, j, k, v in terms]
-            found.append(sum(products[1:], products[0]))
+        found += triple_products(components, len(densities) - 1)
     return jnp.concatenate(found, axis=-1)
 
 
@@ -55,10 +53,12 @@ def invariants_gradient(densities: Densities, n_channels: int, weights: jax.Arra
         mixed = weights[:, start : start + n_pairs][:, index] * (twice / (2 * degree + 1) ** 0.5)
         gradients.append(jnp.einsum("bmc,bcd->bmd", own, mixed))
     gradients[0] = gradients[0] + weights[:, None, :n_channels]
-    triples = _triples_gradient(
-        _components(densities, n_channels),
-        weights[:, n_channels + len(densities) * n_pairs :],
-        len(densities) - 1,
+    components, max_l = _components(densities, n_channels), len(densities) - 1
+    width, start = components[0].shape[-1], n_channels + len(densities) * n_pairs
+    triples = triples_gradient(
+        components,
+        [weights[:, at : at + width] for at in range(start, weights.shape[1], max(width, 1))],
+        max_l,
     )
     return [
         jnp.concatenate([pair, jnp.stack(triples[l**2 : (l + 1) ** 2], axis=1)], axis=-1)
@@ -66,20 +66,26 @@ def invariants_gradient(densities: Densities, n_channels: int, weights: jax.Arra
     ]
 
 
-def _triples_gradient(
-    components: list[jax.Array], weights: jax.Array, max_l: int
+def triple_products(components: list[jax.Array], max_l: int) -> list[jax.Array]:
+    """Invariants of three densities, from their components of each (l, m), all of one shape."""
+    found = []
+    for terms in triple_terms(max_l):
+        products = [v * components[i] * components[j] * components[k] for i, j, k, v in terms]
+        found.append(sum(products[1:], products[0]))
+    return found
+
+
+def triples_gradient(
+    components: list[jax.Array], weights: list[jax.Array], max_l: int
 ) -> list[jax.Array]:
+    """Derivative of the sum of `weights` times `triple_products` by each of the components."""
     gradients: list[jax.Array] = [jnp.zeros_like(own) for own in components]
-    width = components[0].shape[-1]
-    if not width:
-        return gradients
-    for number, terms in enumerate(triple_terms(max_l)):
+    for own, terms in zip(weights, triple_terms(max_l), strict=bool(weights)):
         collected: dict[int, jax.Array] = {}
         for i, j, k, value in terms:
             for target, one, other in ((i, j, k), (j, i, k), (k, i, j)):
                 product = value * components[one] * components[other]
                 collected[target] = collected[target] + product if target in collected else product
-        own = weights[:, number * width : (number + 1) * width]
         for target, total in collected.items():
             gradients[target] = gradients[target] + own * total
     return gradients

@@ -17,7 +17,13 @@ import numpy as np
 from distill.kernels.contract import Species
 from distill.kernels.harmonics import harmonic_components, harmonics_slope
 from distill.kernels.invariants import Densities, invariants, invariants_gradient
-from distill.kernels.pair_terms import PairTerms, pair_terms, radial_functions, radial_slope
+from distill.kernels.pair_terms import (
+    PairTerms,
+    pair_terms,
+    radial_functions,
+    radial_slope,
+    unstack,
+)
 
 
 @jax.tree_util.register_dataclass
@@ -158,7 +164,7 @@ def moment_terms(
         slopes.append(
             (
                 radial_slope(own, by_radial),
-                *harmonics_slope(own.x, own.y, own.z, by_harmonics, weights.max_l),
+                *harmonics_slope(own.x, own.y, own.z, unstack(by_harmonics), weights.max_l),
             )
         )
     joined = [jnp.concatenate(each, axis=-1) for each in zip(*slopes, strict=True)]

@@ -47,7 +47,13 @@ class PairTerms:
 
 def pair_terms(displacements: jax.Array, cutoff: float) -> PairTerms:
     """Terms of pairs with displacements `[..., 3]` in Å."""
-    x, y, z = (displacements[..., axis] for axis in range(3))
+    return component_terms(
+        displacements[..., 0], displacements[..., 1], displacements[..., 2], cutoff
+    )
+
+
+def component_terms(x: jax.Array, y: jax.Array, z: jax.Array, cutoff: float) -> PairTerms:
+    """Terms of pairs with displacements `x`, `y`, `z`, of one shape each, in Å."""
     squared = x * x + y * y + z * z + TINY_DISTANCE_SQUARED
     inverse = jax.lax.rsqrt(squared)
     share = jnp.minimum(squared * inverse * (1.0 / cutoff), 1.0)
@@ -87,7 +93,7 @@ def radial_functions(terms: PairTerms, n_radial: int) -> list[jax.Array]:
     before, now = jnp.zeros_like(terms.first), terms.first
     functions = [now]
     for _ in range(n_radial - 1):
-        before, now = now, terms.twice_cosine * now - before
+        before, now = now, next_function(terms, before, now)
         functions.append(now)
     return functions
 
@@ -99,13 +105,22 @@ def radial_slope(terms: PairTerms, weights: jax.Array) -> jax.Array:
     own, *others = unstack(weights)
     total = own * slope
     for own in others:
-        slope_before, slope = (
-            slope,
-            terms.twice_cosine * slope - slope_before + terms.twice_cosine_slope * now,
-        )
-        before, now = now, terms.twice_cosine * now - before
+        slope_before, slope = slope, next_slope(terms, slope_before, slope, now)
+        before, now = now, next_function(terms, before, now)
         total = total + own * slope
     return total
+
+
+def next_function(terms: PairTerms, before: jax.Array, now: jax.Array) -> jax.Array:
+    """The radial function after `now`, from it and the one before."""
+    return terms.twice_cosine * now - before
+
+
+def next_slope(
+    terms: PairTerms, slope_before: jax.Array, slope: jax.Array, now: jax.Array
+) -> jax.Array:
+    """Derivative of `next_function` by the distance."""
+    return terms.twice_cosine * slope - slope_before + terms.twice_cosine_slope * now
 
 
 def unstack(array: jax.Array) -> list[jax.Array]:

@@ -8,7 +8,7 @@ so the result is the one that a large list would have given from the start.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -220,7 +220,7 @@ def allocate_lists(potential: Potential, positions: Any, previous: Any, replicas
     """Lists for `positions`, larger than `previous` if there is one; one each for replicas."""
     if not replicas:
         return potential.allocate(positions, previous)
-    large = None if previous is None else _with_overflow(_first(previous))
+    large = None if previous is None else _one_of(previous)
     for own in positions:  # No capacity shrinks from one to the next: the last suits all.
         large = potential.allocate(own, large)
     lists = jax.vmap(potential.update, in_axes=(None, 0))(large, jnp.asarray(positions))
@@ -231,12 +231,9 @@ def allocate_lists(potential: Potential, positions: Any, previous: Any, replicas
     return lists
 
 
-def _first(lists: Any) -> Any:
-    return jax.tree.map(lambda leaf: leaf[0], lists)
-
-
-def _with_overflow(lists: Any) -> Any:
-    return replace(lists, overflow=jnp.ones((), bool))
+def _one_of(lists: Any) -> Any:
+    """The first of the replicas' lists with the flags of all: what lacks in one lacks in it."""
+    return jax.tree.map(lambda leaf: leaf.any(axis=0) if leaf.dtype == bool else leaf[0], lists)
 
 
 def _to_frames(records: Any, potential: Potential, config: MDConfig, done: int) -> Frames:

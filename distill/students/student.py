@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +15,7 @@ from ase import Atoms
 
 from distill.data.labels import Labels
 from distill.graph import Graph
-from distill.kernels import KERNELS, Kernel, RowModel, blocked
+from distill.kernels import Kernel, RowModel, blocked, choose_kernel
 from distill.kernels.contract import Species
 from distill.neighbors import (
     batch_graphs,
@@ -86,16 +86,9 @@ class Student:
         )
         return energies
 
-    def energy_and_uncertainty(self, *rows: Any) -> tuple[jax.Array, jax.Array]:
-        """Energies `[N]` as in `atomic_energy`, and the expected force errors `[N]` in eV/Å.
-
-        Raises:
-            ValueError: the student has no fitted uncertainty.
-        """
-        if self.uncertainty is None:
-            raise ValueError("this student has no uncertainty: see students.fit_uncertainty")
-        energies, features = _energy_and_features(self.module, self.variables, *rows)
-        return energies, self.uncertainty(features, rows[3])
+    def energy_and_features(self, *rows: Any) -> tuple[jax.Array, jax.Array]:
+        """Energies `[N]` as in `atomic_energy`, and the last features of the network `[N, F]`."""
+        return _energy_and_features(self.module, self.variables, *rows)
 
     @property
     def message_passing(self) -> bool:
@@ -124,20 +117,21 @@ class Student:
             atoms: elements, cell and periodicity (fixed).
             skin: of the neighbour list, Å.
             dtype: precision of the simulation.
-            kernel: a kernel or its name, see `distill.kernels`; `blocked` by default. Students
-                that pass messages use `reference` always: their rows are not independent.
+            kernel: a kernel or its name, see `distill.kernels`; by default what `choose_kernel`
+                gives. Students that pass messages use `reference` always: their rows are not
+                independent.
         """
-        chosen = KERNELS[kernel] if isinstance(kernel, str) else kernel
+        energy = self.energy_and_features if self.uncertainty else self.atomic_energy
         return local_potential(
-            self.atomic_energy,
+            self._row_model(energy, self.variables),
             atoms,
             self.species(atoms.numbers),
             self.cutoff,
             skin=skin,
             dtype=dtype,
-            kernel=chosen or blocked,
+            kernel=choose_kernel(kernel),
             message_passing=self.message_passing,
-            with_uncertainty=self.energy_and_uncertainty if self.uncertainty else None,
+            uncertainty=self.uncertainty,
         )
 
     def label(self, structures: Sequence[Atoms], dtype: Any = np.float32) -> Labels:
@@ -196,11 +190,15 @@ class Student:
             def energy_and_features(*rows: Species) -> Any:
                 return _energy_and_features(module, variables, *rows)
 
-            weights = module.weights(variables) if hasattr(module, "weights") else None
-            model = RowModel(energy_and_features, weights)
+            model = self._row_model(energy_and_features, variables)
             return evaluate(model, graph, blocked, message_passing=passes_messages(module))
 
         return run
+
+    def _row_model(self, energy: Callable[..., Any], variables: Any) -> RowModel:
+        """`energy` with the weights that a kernel may use instead, where the module has them."""
+        module: Any = self.module
+        return RowModel(energy, module.weights(variables) if hasattr(module, "weights") else None)
 
 
 def _energy_and_features(

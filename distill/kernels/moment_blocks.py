@@ -1,0 +1,91 @@
+"""Moment models over many rows: those of one element together, in pieces that stay in cache."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill.kernels.contract import Species
+from distill.kernels.moment import MomentWeights, cartesian, moment_terms
+from distill.kernels.pair_terms import component_terms
+
+BLOCK_ROWS = 64
+"""Rows per block; with the default student their arrays take about 1 MB in float32."""
+
+CHUNK_ROWS = 2048
+"""Rows whose pair terms are held at once; they stream through memory, so few are better."""
+
+Components = tuple[jax.Array, jax.Array, jax.Array]
+"""Three arrays `[b, K]`: x, y and z of vectors to neighbours, or of the gradient by them."""
+
+
+def moment_blocks(
+    weights: MomentWeights,
+    vectors_of: Callable[[Any], Components],
+    rows: Any,
+    neighbor_species: np.ndarray,
+    runs: list[tuple[int, int, int]],
+) -> tuple[jax.Array, jax.Array, Components]:
+    """Energies `[b]` (eV), last features `[b, H]` and the gradient (eV/Å) of sorted rows.
+
+    Args:
+        weights: of the model, in the precision of the vectors.
+        vectors_of: from rows of a chunk to the vectors to their neighbours in Å, so that those of
+            all rows need not be held at once.
+        rows: arrays with rows along the leading axis.
+        neighbor_species: `[K]`, sorted: the element of each slot.
+        runs: `(element, start, end)` of the rows, see `element_runs`.
+    """
+    parts = []
+    for element, start, end in runs:
+
+        def block(terms: Any, element: int = element) -> Any:
+            own = np.full(len(terms.x), element)
+            return moment_terms(weights, terms, neighbor_species, own)
+
+        def chunk(given: Any, block: Any = block) -> Any:
+            # The sines and square roots of a chunk first: inside a block XLA would repeat them.
+            terms = component_terms(*vectors_of(given), weights.cutoff)
+            energies, features, slopes = in_blocks(block, terms, BLOCK_ROWS)
+            return energies, features, cartesian(terms, slopes)
+
+        mine = jax.tree.map(lambda array, own=slice(start, end): array[own], rows)
+        parts.append(in_blocks(chunk, mine, CHUNK_ROWS))
+    joined: tuple[jax.Array, jax.Array, Components]
+    joined = jax.tree.map(lambda *own: jnp.concatenate(own), *parts)
+    return joined
+
+
+def in_blocks(function: Callable[[Any], Any], rows: Any, size: int) -> Any:
+    """`function` of arrays with rows along the leading axis, at most `size` rows at a time."""
+    count = len(jax.tree.leaves(rows)[0])
+    if count <= size:
+        return function(rows)
+    n_blocks = -(-count // size)
+    # Blocks of even size leave few rows to pad; whole cache lines where there are many.
+    even = -(-count // n_blocks)
+    size = min(size, -(-even // 8) * 8)
+    extra = n_blocks * size - count
+
+    def split(array: jax.Array) -> jax.Array:
+        # Repeating the last row keeps padding rows inside the range of real ones.
+        padded = jnp.concatenate([array, jnp.repeat(array[-1:], extra, axis=0)]) if extra else array
+        return padded.reshape(n_blocks, size, *array.shape[1:])
+
+    found = jax.lax.map(function, jax.tree.map(split, rows))
+    return jax.tree.map(lambda array: array.reshape(-1, *array.shape[2:])[:count], found)
+
+
+def element_runs(species: Species) -> list[tuple[int, int, int]] | None:
+    """`(element, start, end)` of rows that stand together, if species are static and sorted."""
+    if not isinstance(species, np.ndarray) or (np.diff(species) < 0).any():
+        return None
+    elements, starts = np.unique(species, return_index=True)
+    ends = [*starts[1:], len(species)]
+    return [
+        (int(e), int(start), int(end)) for e, start, end in zip(elements, starts, ends, strict=True)
+    ]

@@ -1,0 +1,106 @@
+"""One rebuild of a grouped list, from positions to slots: a pure function of fixed shape."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill.neighbors.candidates import (
+    Candidates,
+    Images,
+    Layout,
+    Rows,
+    find_candidates,
+    make_images,
+    sort_rows,
+)
+from distill.neighbors.pairs import Reach, fill_slots, find_reach, find_reverse
+
+
+class Found(NamedTuple):
+    """Result of a rebuild; see `GroupedList` for the first five.
+
+    Attributes:
+        lacking: `[3 + S]` bool, which buffers were too small: images, rows of a grid cell,
+            candidates, slots of each group. If any was, the list is without pairs.
+    """
+
+    order: jax.Array
+    source: jax.Array
+    shift: jax.Array
+    neighbors: jax.Array
+    reverse: jax.Array
+    lacking: jax.Array
+
+
+class Searched(NamedTuple):
+    """What is known before slots are filled; `lacking` `[3]` as the first three of `Found`'s."""
+
+    rows: Rows
+    images: Images
+    candidates: Candidates
+    reach: Reach
+    lacking: jax.Array
+
+
+def search(
+    layout: Layout, species: np.ndarray, positions: jax.Array, center: jax.Array
+) -> Searched:
+    """Which candidates are within reach of each row; the groups of the layout are not used.
+
+    Args:
+        species: `[n]`, of the atoms.
+        positions: `[n, 3]`, Å.
+        center: `[3]`, Å, middle of the grid along free directions.
+    """
+    n_species = len(layout.words)
+    rows = sort_rows(layout.grid, species, n_species, positions, center)
+    images = make_images(layout, rows)
+    candidates = find_candidates(layout, images)
+    reach = find_reach(layout, np.sort(species), rows, candidates)
+    lacking = jnp.stack(
+        [
+            images.total >= layout.images,
+            reach.filling > layout.rows_per_cell,
+            candidates.overflow,
+        ]
+    )
+    return Searched(rows, images, candidates, reach, lacking)
+
+
+def build(layout: Layout, species: np.ndarray, positions: jax.Array, center: jax.Array) -> Found:
+    """Find all pairs; arguments as for `search`."""
+    rows, images, candidates, reach, lacking = search(layout, species, positions, center)
+    kinds = np.sort(species)
+    shape = (len(species), sum(layout.groups))
+    # Without all candidates the counts mean nothing.
+    crowded = (reach.needed > np.asarray(layout.groups)) & ~lacking.any()
+    lacking = jnp.concatenate([lacking, crowded])
+    lost = lacking.any()
+
+    def nothing() -> jax.Array:
+        return jnp.full(shape, (layout.images - 1) << layout.bits, jnp.int32)
+
+    # Branches end fused loops, in which XLA would otherwise search for each slot several times.
+    packed = jax.lax.cond(lost, nothing, lambda: fill_slots(layout, rows, candidates, reach))
+
+    def mirrored() -> tuple[jax.Array, jax.Array]:
+        found = find_reverse(layout, kinds, rows, images, candidates, reach, packed)
+        return packed >> layout.bits, found
+
+    def unpaired() -> tuple[jax.Array, jax.Array]:
+        return packed >> layout.bits, jnp.full(shape, shape[0] * shape[1], jnp.int32)
+
+    neighbors, reverse = jax.lax.cond(lost, unpaired, mirrored)
+    order = jnp.append(rows.order, np.int32(len(species)))
+    return Found(
+        order=rows.order,
+        source=order[images.rows],
+        shift=images.shifts,
+        neighbors=neighbors,
+        reverse=reverse,
+        lacking=lacking,
+    )

@@ -1,0 +1,177 @@
+"""Pairs from candidates: distances as bits, slots by selecting bits, mirrored pairs by ranks.
+
+Whether a pair is within reach is decided from places relative to grid cells, in a formula that is
+exactly odd under exchange. So a pair and its mirrored pair are found together or not at all,
+whatever the rounding, and the slot of the mirrored pair follows by counting bits.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill.neighbors.bits import WORD, below, ones, select
+from distill.neighbors.candidates import FAR, Candidates, Images, Layout, Rows
+
+
+class Reach(NamedTuple):
+    """Which candidates are within reach of each row; `Q` words for all species, one by one.
+
+    Attributes:
+        words: `[Q, C * A]` uint32, a bit for each candidate of the cell.
+        before: `[Q, C * A]` int32, bits set in the words before, of the same species.
+        places: `[n]` int32, where each row is in the second axis.
+        needed: `[S]` int32, most neighbours of each species that a row has.
+        filling: `()` int32, most rows in a cell.
+    """
+
+    words: jax.Array
+    before: jax.Array
+    places: jax.Array
+    needed: jax.Array
+    filling: jax.Array
+
+
+def find_reach(layout: Layout, species: np.ndarray, rows: Rows, candidates: Candidates) -> Reach:
+    """Compare every row with all candidates of its cell.
+
+    Args:
+        species: `[n]` species of each row (sorted).
+    """
+    n, n_cells, width = len(species), layout.grid.n_home, layout.rows_per_cell
+    words = np.asarray(layout.words)
+    first_word = np.cumsum(words) - words
+    filled = jnp.cumsum(rows.counts, axis=0, dtype=jnp.int32) - rows.counts
+    in_cell = jnp.arange(n, dtype=jnp.int32) - rows.starts[species, rows.cells]
+    slot = jnp.minimum(filled[species, rows.cells] + in_cell, width - 1)
+
+    # Rows of each cell, [C, A]; `n` for none.
+    number = jnp.arange(width, dtype=jnp.int32)
+    total = rows.counts.sum(0, dtype=jnp.int32)
+    home = jnp.zeros((n_cells, width), jnp.int32)
+    for kind in range(len(words)):
+        here = number >= filled[kind][:, None]
+        home = jnp.where(here, (rows.starts[kind] - filled[kind])[:, None] + number, home)
+    home = jnp.where(number < total[:, None], home, n)
+
+    at = jnp.minimum(home, n - 1)
+    places = [jnp.where(home < n, x[at], -FAR) for x in rows.local]
+    middle = len(layout.grid.steps) // 2
+    own = candidates.starts[species, middle, rows.cells] + in_cell
+    own = own + jnp.asarray((WORD * first_word)[species], jnp.int32)
+    own = jnp.where(home < n, own[at], -1)
+    limit = jnp.asarray(layout.grid.geometry.radius**2, rows.local[0].dtype)
+
+    def word(given: tuple[jax.Array, ...]) -> jax.Array:
+        index, *arrays = given
+        local, steps = arrays[:3], arrays[3:]
+        found = jnp.zeros((n_cells, width), jnp.uint32)
+        for bit in range(WORD):
+            squared = jnp.zeros((), limit.dtype)
+            for x, u, d in zip(places, local, steps, strict=True):
+                squared = squared + ((u[bit][:, None] - x) + d[bit][:, None]) ** 2
+            found = found | jnp.where(squared < limit, jnp.uint32(1 << bit), jnp.uint32(0))
+        itself = jnp.where(
+            own // WORD == index, jnp.uint32(1) << (own % WORD).astype(jnp.uint32), 0
+        )
+        return found & ~itself
+
+    at = jnp.minimum(candidates.rows, n - 1)
+    there = [jnp.where(candidates.rows < n, x[at], FAR) for x in rows.local]
+    step = candidates.packed & layout.step_mask
+    offsets = layout.grid.offsets.astype(limit.dtype)
+    there += [jnp.asarray(offsets[:, axis])[step] for axis in range(3)]
+    arrays = [x.reshape(-1, WORD, n_cells) for x in there]
+    found = jax.lax.map(word, (jnp.arange(words.sum(), dtype=jnp.int32), *arrays))
+    found = found.reshape(-1, n_cells * width)
+    starts_group = np.isin(np.arange(words.sum()), first_word)
+
+    def count(before: jax.Array, given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        first, bits = given
+        before = jnp.where(first, 0, before)
+        return before + ones(bits), before
+
+    zero = jnp.zeros(n_cells * width, jnp.int32)
+    _, before = jax.lax.scan(count, zero, (jnp.asarray(starts_group), found))
+    last = np.where(words > 0, first_word + words - 1, 0)
+    needed = (before[last] + ones(found[last])).max(axis=1)
+    return Reach(
+        words=found,
+        before=before,
+        places=rows.cells * width + slot,
+        needed=jnp.where(words > 0, needed, 0),
+        filling=total.max(),
+    )
+
+
+def fill_slots(layout: Layout, rows: Rows, candidates: Candidates, reach: Reach) -> jax.Array:
+    """Packed candidates `[n, K]` int32 within reach of each row, grouped by species."""
+    words = reach.words[:, reach.places].T
+    before = reach.before[:, reach.places].T
+    parts, first = [], 0
+    for n_words, slots in zip(layout.words, layout.groups, strict=True):
+        if n_words:
+            mine = slice(first, first + n_words)
+            places = _places(words[:, mine], before[:, mine], slots)
+            parts.append(jnp.where(places >= 0, places + first * WORD, -1))
+        first += n_words
+    place = jnp.concatenate(parts, axis=1)
+    packed = candidates.packed.reshape(-1)
+    found = packed.at[place * layout.grid.n_home + rows.cells[:, None]].get(mode="clip")
+    return jnp.where(place >= 0, found, np.int32((layout.images - 1) << layout.bits))
+
+
+def _places(words: jax.Array, before: jax.Array, slots: int) -> jax.Array:
+    """Numbers `[n, slots]` int32 of the bits set in `words` `[n, Q]`; -1 where there are no more.
+
+    One elementwise loop: the word of a slot is the last one with not too many bits before it.
+    """
+    rank = jnp.arange(slots, dtype=jnp.int32)
+    bits, passed = words[:, :1], before[:, :1]
+    start = jnp.zeros((len(words), slots), jnp.int32)
+    for w in range(1, words.shape[1]):
+        reached = rank >= before[:, w, None]
+        bits = jnp.where(reached, words[:, w, None], bits)
+        passed = jnp.where(reached, before[:, w, None], passed)
+        start = jnp.where(reached, w * WORD, start)
+    total = before[:, -1] + ones(words[:, -1])
+    return jnp.where(rank < total[:, None], start + select(bits, rank - passed), -1)
+
+
+def find_reverse(
+    layout: Layout,
+    species: np.ndarray,
+    rows: Rows,
+    images: Images,
+    candidates: Candidates,
+    reach: Reach,
+    packed: jax.Array,
+) -> jax.Array:
+    """Where the mirrored pair of each slot is, `[n, K]` int32: `row * K + slot`, `n * K` if none.
+
+    Row `i` is among the candidates of its neighbour `j`; its slot there is the number of bits set
+    before its own.
+    """
+    n, width, n_cells = len(species), layout.rows_per_cell, layout.grid.n_home
+    total = sum(layout.groups)
+    words = np.asarray(layout.words)
+    first_word = (np.cumsum(words) - words).astype(np.int32)
+    first_slot = (np.cumsum(layout.groups) - np.asarray(layout.groups)).astype(np.int32)
+    n_steps = len(layout.grid.steps)
+    in_cell = jnp.arange(n, dtype=jnp.int32) - rows.starts[species, rows.cells]
+    all_starts = candidates.starts.reshape(-1)
+
+    other = images.rows[packed >> layout.bits]
+    step = packed & layout.step_mask
+    there = reach.places.at[other].get(mode="clip")
+    opposite = jnp.asarray(species * n_steps + n_steps - 1, jnp.int32)[:, None] - step
+    rank = all_starts[opposite * n_cells + there // width] + in_cell[:, None]
+    word = jnp.asarray(first_word[species])[:, None] + rank // WORD
+    place = word * (n_cells * width) + there
+    bits = reach.words.reshape(-1).at[place].get(mode="clip") & below(rank % WORD)
+    slot = reach.before.reshape(-1).at[place].get(mode="clip") + ones(bits)
+    found = other * total + jnp.asarray(first_slot[species])[:, None] + slot
+    return jnp.where(other < n, jnp.minimum(found, n * total), n * total)
