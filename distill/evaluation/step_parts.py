@@ -1,13 +1,13 @@
 """The parts of an MD step of a strictly local student, as functions that can be timed alone.
 
-The dense parts (gather, kernel, assembly) work on a graph of the same structure whose rows and
-slots are grouped by element, as the kernel wants them; everything else is the potential's own.
+The dense parts (gather, kernel, assembly) work on a grouped list of the same structure, each at
+once; in a simulation gather and kernel share chunks of rows. All else is the potential's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -16,10 +16,10 @@ import numpy as np
 from ase import Atoms
 
 from distill.evaluation.roofline import Work, count_flops, size_in_bytes
-from distill.graph import displacements
+from distill.grouped_potential import gathered_forces
 from distill.kernels import Kernel, RowModel
-from distill.neighbors import batch_graphs, bucket, element_counts, group_slots
-from distill.potential import Potential, assemble_forces
+from distill.neighbors.grouped import extended_positions, grouped_list
+from distill.potential import Potential
 from distill.simulation import MDConfig, make_block, make_integrator
 from distill.students import Student
 
@@ -48,61 +48,65 @@ class Part:
 
 def dense_parts(student: Student, atoms: Atoms, kernel: Kernel) -> list[Part]:
     """Gather of the displacements, kernel, and assembly of the forces, in float32."""
-    order = np.argsort(student.species(atoms.numbers), kind="stable")
-    graph = batch_graphs([atoms[order]], student.cutoff, student.elements, dtype=np.float32)
-    counts = element_counts(graph.neighbors, graph.species, len(student.elements))
-    groups = [bucket(int(count)) if count else 0 for count in counts]
-    # Without the padding atom, which comes last: the rows are then sorted by element.
-    n = len(atoms)
-    graph = jax.tree.map(jnp.asarray, group_slots(graph, groups))
-    species = student.species(atoms.numbers)[order].astype(np.int32)
-    slots = np.repeat(np.arange(len(groups), dtype=np.int32), groups)
-    module: Any = student.module
-    weights = module.weights(student.variables) if hasattr(module, "weights") else None
+    cell, n = np.asarray(atoms.cell.array), len(atoms)
+    lists = grouped_list(cell, atoms.pbc, student.species(atoms.numbers), student.cutoff)
+    positions = jnp.asarray(atoms.positions, jnp.float32)
+    nbrs = lists.allocate(positions)
+    rows = np.sort(lists.species)
+    slots = np.repeat(np.arange(len(nbrs.groups), dtype=np.int32), nbrs.groups)
 
-    def energy(*rows: Any) -> Any:
-        energies, sown = module.apply(student.variables, *rows, mutable=["intermediates"])
-        return energies, sown["intermediates"]["last_features"][0]
+    def gather(positions: jax.Array, nbrs: Any) -> tuple[jax.Array, ...]:
+        extended = extended_positions(nbrs, positions, cell)
+        return tuple(
+            axis.at[nbrs.neighbors].get(mode="promise_in_bounds") - axis[:n, None]
+            for axis in (extended[:, number] for number in range(3))
+        )
 
-    model = RowModel(energy, weights)
-    vectors, mask = displacements(graph)[:n], graph.pair_mask[:n]
+    components = jax.jit(gather)(positions, nbrs)
+    vectors = jnp.stack(components, axis=-1)
+    filled = nbrs.neighbors < len(extended_positions(nbrs, positions, cell)) - 1
+    model = _row_model(student)
 
-    def evaluate(rows: jax.Array, mask: jax.Array, species: np.ndarray) -> Any:
-        (energies, _), gradients = kernel(model, rows, slots, mask, species)
+    def evaluate(vectors: jax.Array, filled: jax.Array, species: np.ndarray) -> Any:
+        (energies, _), gradients = kernel(model, vectors, slots, filled, species)
         return energies, gradients
 
     flops = 0.0
-    for element in np.unique(species):
+    for element in np.unique(rows):
         own = np.full(BLOCK, element, np.int32)
-        rows = jax.ShapeDtypeStruct((BLOCK, *vectors.shape[1:]), vectors.dtype)
-        kept = jax.ShapeDtypeStruct((BLOCK, mask.shape[1]), mask.dtype)
-        per_block = count_flops(lambda r, m, own=own: evaluate(r, m, own), rows, kept)
-        flops += per_block / BLOCK * int((species == element).sum())
-    neighbors, gradient = graph.neighbors[:n], vectors
-    forces = 4 * 3 * n
+        shapes = (
+            jax.ShapeDtypeStruct((BLOCK, *vectors.shape[1:]), vectors.dtype),
+            jax.ShapeDtypeStruct((BLOCK, filled.shape[1]), filled.dtype),
+        )
+        per_block = count_flops(lambda v, f, own=own: evaluate(v, f, own), *shapes)
+        flops += per_block / BLOCK * int((rows == element).sum())
+    size = size_in_bytes(vectors)
     return [
         Part(
             "displacement gather",
-            lambda positions: displacements(replace(graph, positions=positions)),
-            (graph.positions,),
-            Work(
-                3 * vectors.size,
-                size_in_bytes(graph.positions, graph.neighbors, graph.shifts, vectors),
-            ),
+            gather,
+            (positions, nbrs),
+            Work(vectors.size, size_in_bytes(positions, nbrs.neighbors) + size),
         ),
         Part(
             "kernel",
-            lambda rows, kept: evaluate(rows, kept, species),
-            (vectors, mask),
-            Work(flops, 2 * size_in_bytes(vectors) + 4 * n),
+            lambda vectors, filled: evaluate(vectors, filled, rows),
+            (vectors, filled),
+            Work(flops, 2 * size + 4 * n),
         ),
         Part(
             "force assembly",
-            assemble_forces,
-            (gradient, neighbors),
-            Work(2 * vectors.size, size_in_bytes(gradient, neighbors) + forces),
+            gathered_forces,
+            (components, nbrs.reverse),
+            Work(2 * vectors.size, size + size_in_bytes(nbrs.reverse, positions)),
         ),
     ]
+
+
+def _row_model(student: Student) -> RowModel:
+    module: Any = student.module
+    weights = module.weights(student.variables) if hasattr(module, "weights") else None
+    return RowModel(student.energy_and_features, weights)
 
 
 def loop_parts(
