@@ -26,7 +26,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module
 
 
-def test_benchmark_profile_and_report(script, tmp_path, monkeypatch, capsys):
+def test_benchmark_profile_and_report(script, tmp_path, monkeypatch, capsys, quick_compilation):
     monkeypatch.chdir(tmp_path)
     output = f"output={tmp_path / 'performance.json'}"
     assert script("benchmark").main(["--smoke", output]) == 0
