@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -50,13 +51,16 @@ class Figure:
     spread: tuple[float, float] | None = None
 
 
-def record_figures(figures: Iterable[Figure], path: Path, command: str) -> list[dict[str, Any]]:
+def record_figures(
+    figures: Iterable[Figure], path: Path, command: str, packages: Iterable[str] = ()
+) -> list[dict[str, Any]]:
     """Write figures to `path`; those of the same case, subject and metric are replaced.
 
     Args:
         figures: what was measured in this process.
         path: JSON file, a list of records with the keys `FIELDS`.
         command: that measures them again.
+        packages: others whose versions are recorded, where they are installed.
 
     Raises:
         DistillError: the file holds something else.
@@ -66,7 +70,7 @@ def record_figures(figures: Iterable[Figure], path: Path, command: str) -> list[
     common = {
         "command": command,
         "machine": f"{device['processor']}, {device['cores']} cores, {device['kind']}",
-        "versions": environment["versions"],
+        "versions": environment["versions"] | _versions(packages),
         "commit": _commit(path.parent),
         "date": datetime.now(UTC).date().isoformat(),
     }
@@ -100,6 +104,16 @@ def read_records(path: Path) -> list[dict[str, Any]]:
     if not isinstance(records, list) or not good:
         raise DistillError(f"{path} must hold a list of records with {', '.join(FIELDS)}")
     return records
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
+    found = {}
+    for name in packages:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
 
 
 def _key(record: dict[str, Any]) -> tuple[str, str, str]:

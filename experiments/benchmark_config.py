@@ -1,0 +1,83 @@
+"""Settings of `benchmark.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distill.simulation import ENSEMBLES
+
+ROOT = Path(__file__).resolve().parent.parent
+SMOKE = (
+    "students={moment-s: moment-s}",
+    "sizes=[48]",
+    "ensembles=[nve]",
+    "peers=[]",
+    "teachers=[]",
+    "few_atoms=0",
+    "replicas=2",
+    "replica_atoms=24",
+    "repeats=2",
+    "steps=10",
+    "min_seconds=0.05",
+    "output=runs/smoke/performance.json",
+)
+
+
+@dataclass(frozen=True)
+class BenchmarkConfig:
+    """Settings.
+
+    Attributes:
+        students: name and bundle (a folder), or name and size (random weights); by default
+            `moment-s` and `moment-m` with random weights.
+        kernel: of the students, see `distill.kernels`; None for the default.
+        skin: Å, of the students' lists; None for the default of `Student.potential`.
+        structure: dataset or file with a periodic frame of water; None packs boxes.
+        sizes: numbers of atoms.
+        ensembles: of the students; peers run NVE.
+        peers: parts of the names of peers to run; `all` runs those that are installed.
+        teachers: names for `distill.teachers.load`, run in the loop of the students.
+        peer_atoms: largest system of the peers and teachers.
+        few_atoms: size at which models that take seconds per step are run; 0 leaves them out.
+        replicas: systems side by side, against one system of as many atoms; 0 leaves them out.
+        replica_atoms: of each.
+        repeats: of every run; models that take seconds per step are run twice at most.
+        steps: per compiled block of a student; frames are recorded once per block.
+        peer_steps: of a run of a peer.
+        min_seconds: length of a student's run.
+        timestep: fs.
+        temperature: K.
+        equilibration_steps: of packed boxes, with the first trained student.
+        threads: cores that the script is restarted on.
+        output: JSON file of the records.
+    """
+
+    students: dict[str, str] = field(default_factory=dict)
+    kernel: str | None = None
+    skin: float | None = None
+    structure: Path | None = None
+    sizes: tuple[int, ...] = (648, 1536, 5184)
+    ensembles: tuple[str, ...] = ENSEMBLES
+    peers: tuple[str, ...] = ("all",)
+    teachers: tuple[str, ...] = ("fennol:ani1ccx?member=0",)
+    peer_atoms: int = 5184
+    few_atoms: int = 192
+    replicas: int = 32
+    replica_atoms: int = 96
+    repeats: int = 5
+    steps: int = 100
+    peer_steps: int = 10
+    min_seconds: float = 1.0
+    timestep: float = 0.5
+    temperature: float = 300.0
+    equilibration_steps: int = 2000
+    threads: int = 1
+    output: Path = ROOT / "docs" / "results" / "performance.json"
+
+    def __post_init__(self) -> None:
+        unknown = set(self.ensembles) - set(ENSEMBLES)
+        if unknown:
+            raise ValueError(
+                f"ensembles: {', '.join(sorted(unknown))} not in {', '.join(ENSEMBLES)}"
+            )
