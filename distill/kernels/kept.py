@@ -15,8 +15,8 @@ HUGE = 1e30
 def kept(function: Callable[[], Any], like: jax.Array) -> Any:
     """What `function` gives, written to memory on a CPU before anything uses it.
 
-    XLA fuses a product or sum into each of its users and so repeats it; an optimization barrier does
-    not keep it from that, a branch does. The branch taken is always that of `function`.
+    XLA fuses a product or sum into each of its users and so repeats it. An optimization barrier
+    does not keep it from that, a branch does. The branch taken is always that of `function`.
 
     Args:
         function: of no arguments, gives arrays.

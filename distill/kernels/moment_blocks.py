@@ -43,8 +43,8 @@ def moment_blocks(
     for element, start, end in runs:
 
         def block(given: Any, element: int = element) -> Any:
-            vectors = kept(lambda: vectors_of(given), jax.tree.leaves(given)[-1])
-            terms = kept(lambda: component_terms(*vectors, weights.cutoff), vectors[0])
+            x, y, z = kept(lambda: vectors_of(given), jax.tree.leaves(given)[-1])
+            terms = kept(lambda: component_terms(x, y, z, weights.cutoff), x)
             own = np.full(len(terms.x), element)
             energies, features, slopes = moment_terms(
                 weights, terms, neighbor_species, own, slopes_by_sums
