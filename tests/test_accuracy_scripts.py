@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from distill.data import load, save
+from distill.errors import ConfigError
 from distill.evaluation.results import read_records
 from distill.students import load_bundle
 
+MAE = "force_mae_mev_per_ang"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -120,3 +122,43 @@ def test_sweep_finds_and_resumes(script, folder, monkeypatch):
         "trial_1",
         "trial_2",
     ]
+
+
+def test_study(script, folder, monkeypatch, capsys):
+    train, study = script("train"), script("study")
+    monkeypatch.chdir(folder)
+    quick = ["train.training.max_steps=2", "train.training.validation_every=2"]
+    records = folder / "study.json"
+    arguments = ["--smoke", *quick, f"record={records}", "case=sizes"]
+    assert study.main(arguments) == 0
+    with pytest.raises(ConfigError, match="variants is empty"):
+        study.run(study.StudyConfig())
+    table = capsys.readouterr().out.split("force MAE, meV/Å: all")[1]
+    values = {r["subject"]: r["value"] for r in read_records(records) if r["metric"] == MAE}
+    assert set(values) == {"small", "few"} and values["small"] != values["few"]
+    assert f"{values['few']:.2f}" in table
+    few = load_bundle(folder / "runs/smoke/study/few/student")
+    assert few.card["dataset"]["train"] == 4
+    # Again: nothing is trained, the same comes out; other settings are refused.
+    monkeypatch.setattr(train, "run", None)
+    assert study.main(arguments) == 0
+    assert f"{values['few']:.2f}" in capsys.readouterr().out
+    assert study.main([*arguments, "train.training.seed=1"]) == 1
+    assert "other settings" in capsys.readouterr().err
+    # Tests by trajectory.
+    names = sorted(set(load(train.SMOKE_DATA).trajectory[load_test(folder, "small")]))
+    assert study.main([*arguments, f"tests={{first: '{names[0]}'}}"]) == 0
+    assert {r["case"] for r in read_records(records)} == {"sizes", "sizes, first"}
+    for wrong, message in (
+        ("variants={a b: {}, a_b: {}}", "differ only in signs"),
+        ("variants={a: {student.cutof: 4}}", "cutof"),
+        ("tests={none: 'x*'}", "no trajectory fits"),
+    ):
+        assert study.main([*arguments, wrong]) == 1
+        assert message in capsys.readouterr().err
+
+
+def load_test(folder: Path, name: str) -> np.ndarray:
+    """The held-out structures of a variant."""
+    split = json.loads((folder / "runs/smoke/study" / name / "split.json").read_text())
+    return np.flatnonzero(np.isin(load(folder / "runs/smoke/train.h5").trajectory, split["test"]))
