@@ -38,9 +38,11 @@ class StudyConfig:
         train: the training that is varied; its `output` is not used.
         variants: by name, the keys of `train` that differ (`{student.cutoff: 6.0}`); several at
             once are good too.
+        only: names of the variants to take now; all of them by default.
         dataset: labelled structures on which all are tested, see `evaluate.py`.
         tests: by name of a test, pattern of the trajectories that it takes from `dataset`; the name
-            is added to the case. One test of everything by default.
+            is added to the case. A variant that is trained on the trajectories of one pattern takes
+            the test of that pattern alone. One test of everything by default.
         output: folder of the runs, one for each variant.
         case: name of the comparison in the records.
         record: JSON file to which the figures are added.
@@ -48,8 +50,9 @@ class StudyConfig:
 
     train: TrainConfig = field(default_factory=TrainConfig)
     variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    only: tuple[str, ...] = ()
     dataset: Path = Path("dataset.h5")
-    tests: dict[str, str] = field(default_factory=lambda: {"": "*"})
+    tests: dict[str, str] = field(default_factory=dict)
     output: Path = Path("runs/study")
     case: str = ""
     record: Path | None = None
@@ -67,7 +70,7 @@ def run(config: StudyConfig) -> dict[str, dict[str, float]]:
     """Force MAE in meV/Å of each variant on each test.
 
     Raises:
-        ConfigError: no variants, two whose folders would be the same, or an unknown key.
+        ConfigError: no variants, two whose folders would be the same, or an unknown key or name.
     """
     trainings = plan(config)
     errors: dict[str, dict[str, float]] = {}
@@ -77,11 +80,15 @@ def run(config: StudyConfig) -> dict[str, dict[str, float]]:
             claim_folder(training)
         else:
             train.run(training)
-        errors[name] = {test: test_of(config, name, training, test) for test in config.tests}
-    width = max(map(len, errors))
-    print("force MAE, meV/Å: " + ", ".join(test or "all" for test in config.tests))
+        errors[name] = {
+            test: test_of(config, name, training, test, pattern)
+            for test, pattern in (config.tests or {"": "*"}).items()
+            if training.trajectories in ("*", pattern)
+        }
+    print("force MAE, meV/Å")
     for name, values in errors.items():
-        print(f"  {name:<{width}} " + " ".join(f"{value:9.2f}" for value in values.values()))
+        for test, value in values.items():
+            print(f"  {value:9.2f}  {name}" + f", {test}" * bool(test))
     return errors
 
 
@@ -95,7 +102,10 @@ def plan(config: StudyConfig) -> dict[str, TrainConfig]:
     }
     if len({training.output for training in trainings.values()}) < len(trainings):
         raise ConfigError("two variants have names that differ only in signs: rename one")
-    return trainings
+    unknown = set(config.only) - set(trainings)
+    if unknown:
+        raise ConfigError(f"only names {min(unknown)!r}; the variants are {', '.join(trainings)}")
+    return {name: trainings[name] for name in config.only or trainings}
 
 
 def folder_of(name: str) -> str:
@@ -103,14 +113,16 @@ def folder_of(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).strip("_") or "variant"
 
 
-def test_of(config: StudyConfig, name: str, training: TrainConfig, test: str) -> float:
+def test_of(
+    config: StudyConfig, name: str, training: TrainConfig, test: str, pattern: str
+) -> float:
     """Evaluate one variant on one test, and record it."""
     case = ", ".join(part for part in (config.case, test) if part)
     errors = evaluate.run(
         EvaluateConfig(
             run=training.output,
             dataset=config.dataset,
-            trajectories=config.tests[test],
+            trajectories=pattern,
             case=case,
             subject=name,
             record=config.record,

@@ -133,12 +133,14 @@ def test_study(script, folder, monkeypatch, capsys):
     assert study.main(arguments) == 0
     with pytest.raises(ConfigError, match="variants is empty"):
         study.run(study.StudyConfig())
-    table = capsys.readouterr().out.split("force MAE, meV/Å: all")[1]
+    table = capsys.readouterr().out.split("force MAE, meV/Å")[1]
     values = {r["subject"]: r["value"] for r in read_records(records) if r["metric"] == MAE}
     assert set(values) == {"small", "few"} and values["small"] != values["few"]
     assert f"{values['few']:.2f}" in table
     few = load_bundle(folder / "runs/smoke/study/few/student")
     assert few.card["dataset"]["train"] == 4
+    assert study.main([*arguments, "only=[few]"]) == 0
+    assert "small" not in capsys.readouterr().out
     # Again: nothing is trained, the same comes out; other settings are refused.
     monkeypatch.setattr(train, "run", None)
     assert study.main(arguments) == 0
@@ -149,9 +151,11 @@ def test_study(script, folder, monkeypatch, capsys):
     names = sorted(set(load(train.SMOKE_DATA).trajectory[load_test(folder, "small")]))
     assert study.main([*arguments, f"tests={{first: '{names[0]}'}}"]) == 0
     assert {r["case"] for r in read_records(records)} == {"sizes", "sizes, first"}
+    assert "few, first" in capsys.readouterr().out
     for wrong, message in (
         ("variants={a b: {}, a_b: {}}", "differ only in signs"),
         ("variants={a: {student.cutof: 4}}", "cutof"),
+        ("only=[few, big]", "only names 'big'"),
         ("tests={none: 'x*'}", "no trajectory fits"),
     ):
         assert study.main([*arguments, wrong]) == 1
