@@ -28,6 +28,7 @@ from distill.evaluation.results import Figure, record_figures
 from distill.students import Student, load_bundle, reliability
 from distill.training.fit import teacher_spread
 from script import run_script
+from training_job import named
 
 SMOKE = (f"run={train.SMOKE_RUN}", f"dataset={train.SMOKE_DATA}")
 
@@ -39,6 +40,7 @@ class EvaluateConfig:
     Attributes:
         run: folder of `train.py`, whose student is tested.
         dataset: labelled structures; those of the run's held-out trajectories are used.
+        trajectories: of them, only those whose name fits this pattern (`*` and `?` as in a shell).
         reference: the same structures with labels of a better method; the teacher and the student
             are then both compared with those.
         case: name of the comparison in the records.
@@ -48,6 +50,7 @@ class EvaluateConfig:
 
     run: Path = Path("runs/train")
     dataset: Path = Path("dataset.h5")
+    trajectories: str = "*"
     reference: Path | None = None
     case: str = ""
     subject: str = ""
@@ -66,7 +69,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     """Errors under the names of the records; written to `errors.json` of the run too."""
     bundle = load_bundle(config.run / "student")
     dataset = load(config.dataset)
-    test = held_out(config.run, dataset)
+    test = held_out(config.run, dataset, config.trajectories)
     accuracy = measure_accuracy(bundle.student.label, dataset, test)
     errors = accuracy.summary()
     errors["training_seconds"] = bundle.card["training"]["seconds"]
@@ -92,8 +95,8 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
     return errors
 
 
-def held_out(run: Path, dataset: Dataset) -> np.ndarray:
-    """Usable structures of the trajectories that the run held out.
+def held_out(run: Path, dataset: Dataset, pattern: str = "*") -> np.ndarray:
+    """Usable structures of the trajectories that the run held out, of those that fit.
 
     Raises:
         ConfigError: the run has no split, or the dataset none of those trajectories.
@@ -102,7 +105,8 @@ def held_out(run: Path, dataset: Dataset) -> np.ndarray:
     if not path.is_file():
         raise ConfigError(f"{run} has no split.json: give a folder written by train.py")
     trajectories = json.loads(path.read_text())["test"]
-    found = np.flatnonzero(np.isin(dataset.trajectory, trajectories) & dataset.usable)
+    usable = dataset.usable & named(dataset, pattern)
+    found = np.flatnonzero(np.isin(dataset.trajectory, trajectories) & usable)
     if not len(found):
         raise ConfigError(
             f"the dataset holds none of the trajectories that {run} held out, for example "
@@ -180,6 +184,7 @@ def record(
         figures.append(Figure(config.case, subject, name, float(value), unit, span))
     command = (
         f"python experiments/evaluate.py run={config.run} dataset={config.dataset}"
+        + (f" trajectories='{config.trajectories}'" if config.trajectories != "*" else "")
         + (f" reference={config.reference}" if config.reference else "")
         + f" case='{config.case}' subject='{subject}' record={config.record}"
     )

@@ -1,4 +1,4 @@
-"""The tables and the plot of `docs/accuracy.md` from the records of `evaluate.py`.
+"""The tables and plots of `docs/accuracy.md` from the records of `evaluate.py` and `study.py`.
 
 python experiments/report_accuracy.py
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter, ScalarFormatter
 
@@ -15,83 +16,181 @@ from distill.evaluation.plots import BLUE, GREY
 from distill.evaluation.results import read_records, replace_text
 from report_results import DOCS, fill
 
+Students = dict[tuple[str, str], dict[str, Any]]
+"""Records by metric for each case and subject."""
+
+MAE, SPREAD = "force_mae_mev_per_ang", "teacher_spread_mev_per_ang"
 COLUMNS = {
     "training structures": ("training_structures", "{:.0f}"),
     "parameters": ("parameters", "{:.0f}"),
-    "force MAE (meV/Å)": ("force_mae_mev_per_ang", "{:.1f}"),
-    "by trajectory": ("force_mae_mev_per_ang", "range"),
+    "force MAE (meV/Å)": (MAE, "{:.1f}"),
+    "by trajectory": (MAE, "range"),
     "force RMSE (meV/Å)": ("force_rmse_mev_per_ang", "{:.1f}"),
-    "teacher's spread (RMS, meV/Å)": ("teacher_spread_mev_per_ang", "{:.1f}"),
+    "teacher's spread (RMS, meV/Å)": (SPREAD, "{:.1f}"),
+    "RMSE / spread": ("rmse_over_spread", "{:.2f}"),
     "energy MAE (meV/atom)": ("energy_mae_mev_per_atom", "{:.2f}"),
     "training (s)": ("training_seconds", "{:.0f}"),
 }
 """Heading, metric and format of each column."""
 
+MOLECULES, ABLATION = "six molecules", "ablation"
+TOGETHER, ALONE = "together", " alone"
+BASE = "base"
+"""Names of cases and subjects in the configurations of the studies."""
+
 
 def main() -> None:
-    """Fill the page and draw the plot."""
-    records = read_records(DOCS / "results" / "accuracy.json")
+    """Fill the page and draw the plots."""
+    students = by_student(read_records(DOCS / "results" / "accuracy.json"))
+    plain = {k: v for k, v in students.items() if not k[0].startswith((MOLECULES, ABLATION))}
+    molecules = {k: v for k, v in students.items() if k[0].startswith(MOLECULES)}
+    ablation = {k: v for k, v in students.items() if k[0].startswith(ABLATION)}
     page = DOCS / "accuracy.md"
-    tables = {"accuracy": table(records)}
+    tables = {
+        "accuracy": table(plain),
+        "molecules": molecules_table(molecules),
+        "ablation": ablation_table(ablation),
+    }
     replace_text(page, fill(page.read_text(encoding="utf-8"), tables))
-    plot(records, DOCS / "images" / "accuracy.png")
+    images = DOCS / "images"
+    images.mkdir(parents=True, exist_ok=True)
+    save(plot_errors(plain), images / "accuracy.png")
+    save(plot_curves(plain), images / "data_curves.png")
+    save(plot_ablation(ablation), images / "ablation.png")
 
 
-def by_student(records: list[dict[str, Any]]) -> dict[tuple[str, str], dict[str, Any]]:
+def by_student(records: list[dict[str, Any]]) -> Students:
     """Records by metric for each case and subject, in the order in which they were measured."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    rows: Students = {}
     for record in records:
         rows.setdefault((record["case"], record["subject"]), {})[record["metric"]] = record
     return rows
 
 
-def table(records: list[dict[str, Any]]) -> str:
+def table(students: Students) -> str:
     """One row for each student."""
     lines = [
         "| case | student | " + " | ".join(COLUMNS) + " |",
         "|---|---|" + "---:|" * len(COLUMNS),
     ]
-    for (case, subject), metrics in by_student(records).items():
+    for (case, subject), metrics in students.items():
         cells = []
         for metric, form in COLUMNS.values():
             record = metrics.get(metric)
             if record is None:
                 cells.append("")
             elif form == "range":
-                low, high = record["spread"]
-                cells.append(f"{low:.1f} to {high:.1f}")
+                cells.append("{:.1f} to {:.1f}".format(*record["spread"]))
             else:
                 cells.append(form.format(record["value"]))
         lines.append(f"| {case} | {subject} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def plot(records: list[dict[str, Any]], path: Path) -> None:
-    """Force errors of all students, with the range over trajectories and the teacher's spread."""
-    rows = [
-        (f"{case}: {subject}", metrics)
-        for (case, subject), metrics in by_student(records).items()
-        if "force_mae_mev_per_ang" in metrics
+def molecules_table(students: Students) -> str:
+    """The student of all molecules beside the student of each."""
+    lines = [
+        "| molecule | alone (meV/Å) | together (meV/Å) | ratio | teacher's spread (RMS, meV/Å) |",
+        "|---|---:|---:|---:|---:|",
     ]
+    errors = {key: metrics[MAE]["value"] for key, metrics in students.items()}
+    for (case, subject), together in errors.items():
+        molecule = case.rsplit(", ", 1)[-1]
+        alone = errors.get((case, molecule + ALONE))
+        if subject == TOGETHER and alone is not None:
+            spread = students[case, subject][SPREAD]["value"]
+            lines.append(
+                f"| {molecule} | {alone:.1f} | {together:.1f} | {together / alone:.2f} | "
+                f"{spread:.1f} |"
+            )
+    return "\n".join(lines)
+
+
+def ablation_table(students: Students) -> str:
+    """What changes when one thing of the student or its training changes."""
+    lines = [
+        "| case | change | parameters | force MAE (meV/Å) | against the base | training (s) |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for (case, subject), metrics in students.items():
+        base = students[case, BASE][MAE]["value"]
+        value = metrics[MAE]["value"]
+        lines.append(
+            f"| {case} | {subject} | {metrics['parameters']['value']:.0f} | {value:.1f} | "
+            f"{100 * (value / base - 1):+.0f} % | {metrics['training_seconds']['value']:.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def plot_errors(students: Students) -> Figure:
+    """Force errors of all students, with the range over trajectories and the teacher's spread."""
+    rows = [(f"{case}: {subject}", metrics) for (case, subject), metrics in students.items()]
     figure = Figure(figsize=(10, 0.32 * len(rows) + 1.2), layout="constrained")
     axes = figure.subplots()
     for height, (_, metrics) in enumerate(reversed(rows)):
-        record = metrics["force_mae_mev_per_ang"]
-        low, high = record["spread"]
+        low, high = metrics[MAE]["spread"]
         axes.plot([low, high], [height, height], color=BLUE, linewidth=2)
-        axes.plot(record["value"], height, "o", color=BLUE)
-        if "teacher_spread_mev_per_ang" in metrics:
-            axes.plot(
-                metrics["teacher_spread_mev_per_ang"]["value"], height, "|", color=GREY, ms=12
-            )
+        axes.plot(metrics[MAE]["value"], height, "o", color=BLUE)
+        if SPREAD in metrics:
+            axes.plot(metrics[SPREAD]["value"], height, "|", color=GREY, ms=12)
     axes.set_yticks(range(len(rows)), [name for name, _ in reversed(rows)])
-    axes.set(xscale="log", xlabel="force MAE, range over trajectories (meV/Å)")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(ScalarFormatter())
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("force MAE, range over trajectories (meV/Å)")
+    axes.set_xscale("log")
+    ticks(axes, "x")
     figure.suptitle("errors against the teacher; grey: spread (RMS) of its members", fontsize=10)
-    axes.grid(axis="x", which="both", alpha=0.3)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    return figure
+
+
+def plot_curves(students: Students) -> Figure:
+    """Force error against training structures, for subjects named `student, number`."""
+    curves: dict[str, list[tuple[float, float, float, float]]] = {}
+    for (case, subject), metrics in students.items():
+        name, _, number = subject.rpartition(", ")
+        if name and number.isdigit():
+            record = metrics[MAE]
+            point = (metrics["training_structures"]["value"], record["value"], *record["spread"])
+            curves.setdefault(f"{case}: {name}", []).append(point)
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
+    for name, points in curves.items():
+        structures, values, low, high = zip(*sorted(points), strict=True)
+        axes.plot(structures, values, "o-", label=name)
+        axes.fill_between(structures, low, high, alpha=0.15)
+    axes.set(xscale="log", yscale="log", xlabel="training structures", ylabel="force MAE (meV/Å)")
+    ticks(axes, "x")
+    ticks(axes, "y")
+    if curves:
+        axes.legend(fontsize=8)
+    figure.suptitle("data curves; shaded: range over held-out trajectories", fontsize=10)
+    return figure
+
+
+def plot_ablation(students: Students) -> Figure:
+    """Force error of each change relative to the base, one panel for each case."""
+    cases = list(dict.fromkeys(case for case, _ in students))
+    figure = Figure(figsize=(6 * max(len(cases), 1), 5), layout="constrained")
+    panels = figure.subplots(1, max(len(cases), 1), squeeze=False)[0]
+    for axes, case in zip(panels, cases, strict=False):
+        base = students[case, BASE][MAE]["value"]
+        changes = {s: m[MAE]["value"] / base for (c, s), m in students.items() if c == case}
+        order = sorted(changes, key=lambda name: -changes[name])
+        axes.barh(order, [100 * (changes[name] - 1) for name in order], color=BLUE)
+        axes.axvline(0, color=GREY)
+        axes.set(title=case, xlabel="force MAE against the base (%)")
+    return figure
+
+
+def ticks(axes: Axes, which: str) -> None:
+    """Labels at 1, 2 and 5 of a logarithmic axis."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter(ScalarFormatter())
+    axis.set_minor_formatter(NullFormatter())
+    axes.grid(axis=which, which="both", alpha=0.3)  # type: ignore[arg-type]
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture."""
     figure.savefig(path, dpi=130)
 
 

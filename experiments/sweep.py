@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import train
-from distill.config import config_to_dict, load_config
 from distill.errors import ConfigError, MissingDependencyError, TrainingError
 from script import run_script
-from training_job import TrainConfig, load_data
+from training_job import TrainConfig, load_data, with_values
 from training_job import train as train_student
 
 SMOKE = (
@@ -125,13 +124,6 @@ def suggest(trial: Any, key: str, choices: list[Any]) -> Any:
             return trial.suggest_int(key, low, high)
         return trial.suggest_float(key, low, high, log=low > 0)
     return trial.suggest_categorical(key, choices)
-
-
-def with_values(base: TrainConfig, values: dict[str, Any], output: Path) -> TrainConfig:
-    """The training with some keys changed; unknown keys raise `ConfigError`."""
-    overrides = [f"{key}={json.dumps(value)}" for key, value in values.items()]
-    plain = [f"{key}={json.dumps(value)}" for key, value in config_to_dict(base).items()]
-    return load_config(TrainConfig, None, [*plain, *overrides, f"output={output}"])
 
 
 if __name__ == "__main__":

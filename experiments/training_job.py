@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distill.config import config_to_dict, load_config
 from distill.data import Dataset, concatenate, load, split_by_trajectory
 from distill.data.sanity import require_sane_labels
 from distill.errors import ConfigError
@@ -26,6 +28,7 @@ class TrainConfig:
     Attributes:
         datasets: labelled files, of one teacher.
         test: file with the held-out structures; without it a share of `datasets` is held out.
+        trajectories: only those whose name fits this pattern (`*` and `?` as in a shell).
         split: shares of `datasets`; whole trajectories go to one part.
         n_train: most training structures, spread evenly over the trajectories; 0 takes all.
         nested: choose them so that a smaller `n_train` is a subset of a larger one (data curves).
@@ -37,6 +40,7 @@ class TrainConfig:
 
     datasets: list[Path] = field(default_factory=list)
     test: Path | None = None
+    trajectories: str = "*"
     split: SplitConfig = field(default_factory=SplitConfig)
     n_train: int = 0
     nested: bool = False
@@ -58,7 +62,7 @@ def load_data(config: TrainConfig) -> Data:
     """Read, check and split.
 
     Raises:
-        ConfigError: no dataset is given.
+        ConfigError: no dataset is given, or no trajectory fits.
         DatasetError: see `distill.data.load` and `concatenate`.
         UnitError: the labels look as if they were in other units.
     """
@@ -71,7 +75,7 @@ def load_data(config: TrainConfig) -> Data:
     dataset = concatenate(sources)
     for warning in require_sane_labels(dataset):
         print(f"warning: {warning}")
-    usable = np.flatnonzero(dataset.usable)
+    usable = np.flatnonzero(dataset.usable & named(dataset, config.trajectories))
     own = usable[usable < n_sources]
     shares = dict(vars(config.split))
     if config.test is not None:
@@ -133,3 +137,30 @@ def train(
         progress=progress,
         on_validation=on_validation,
     )
+
+
+def named(dataset: Dataset, pattern: str) -> np.ndarray:
+    """`[n]` bool, which structures are of trajectories whose name fits.
+
+    Raises:
+        ConfigError: none does.
+    """
+    names = dataset.trajectory.tolist()
+    fits = np.array([fnmatchcase(name, pattern) for name in names], bool)
+    if not fits.any():
+        raise ConfigError(
+            f"no trajectory fits trajectories={pattern!r}; there are for example "
+            f"{', '.join(sorted(set(names))[:5])}"
+        )
+    return fits
+
+
+def with_values(base: TrainConfig, values: dict[str, Any], output: Path) -> TrainConfig:
+    """The training with some keys changed (`training.learning_rate`) and another folder.
+
+    Raises:
+        ConfigError: an unknown key.
+    """
+    overrides = [f"{key}={json.dumps(value)}" for key, value in values.items()]
+    plain = [f"{key}={json.dumps(value)}" for key, value in config_to_dict(base).items()]
+    return load_config(TrainConfig, None, [*plain, *overrides, f"output={output}"])

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 
 from distill.data import load, save
+from distill.errors import ConfigError
 from distill.evaluation.results import read_records
 from distill.students import load_bundle
 
+MAE = "force_mae_mev_per_ang"
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -48,9 +50,10 @@ def test_train_and_evaluate(script, folder, monkeypatch, capsys):
     by_metric = {r["metric"]: r for r in read_records(records)}
     assert by_metric["force_mae_mev_per_ang"]["value"] == errors["force_mae_mev_per_ang"] > 0
     assert by_metric["parameters"]["value"] == student.n_parameters
-    table = report_accuracy.table(read_records(records))
+    students = report_accuracy.by_student(read_records(records))
+    table = report_accuracy.table(students)
     assert f"| ethanol | train | 16 | {student.n_parameters} |" in table
-    report_accuracy.plot(read_records(records), folder / "plot.png")
+    report_accuracy.save(report_accuracy.plot_errors(students), folder / "plot.png")
     assert (folder / "plot.png").stat().st_size > 0
     # Against labels of another method: here the same ones, off by a constant.
     dataset = load(train.SMOKE_DATA)
@@ -120,3 +123,78 @@ def test_sweep_finds_and_resumes(script, folder, monkeypatch):
         "trial_1",
         "trial_2",
     ]
+
+
+def test_study(script, folder, monkeypatch, capsys):
+    train, study = script("train"), script("study")
+    monkeypatch.chdir(folder)
+    quick = ["train.training.max_steps=2", "train.training.validation_every=2"]
+    records = folder / "study.json"
+    arguments = ["--smoke", *quick, f"record={records}", "case=sizes"]
+    assert study.main(arguments) == 0
+    with pytest.raises(ConfigError, match="variants is empty"):
+        study.run(study.StudyConfig())
+    table = capsys.readouterr().out.split("force MAE, meV/Å")[1]
+    values = {r["subject"]: r["value"] for r in read_records(records) if r["metric"] == MAE}
+    assert set(values) == {"small", "few"} and values["small"] != values["few"]
+    assert f"{values['few']:.2f}" in table
+    few = load_bundle(folder / "runs/smoke/study/few/student")
+    assert few.card["dataset"]["train"] == 4
+    assert study.main([*arguments, "only=[few]"]) == 0
+    assert "small" not in capsys.readouterr().out
+    # Again: nothing is trained, the same comes out; other settings are refused.
+    monkeypatch.setattr(train, "run", None)
+    assert study.main(arguments) == 0
+    assert f"{values['few']:.2f}" in capsys.readouterr().out
+    assert study.main([*arguments, "train.training.seed=1"]) == 1
+    assert "other settings" in capsys.readouterr().err
+    # Tests by trajectory.
+    names = sorted(set(load(train.SMOKE_DATA).trajectory[load_test(folder, "small")]))
+    assert study.main([*arguments, f"tests={{first: '{names[0]}'}}"]) == 0
+    assert {r["case"] for r in read_records(records)} == {"sizes", "sizes, first"}
+    assert "few, first" in capsys.readouterr().out
+    for wrong, message in (
+        ("variants={a b: {}, a_b: {}}", "differ only in signs"),
+        ("variants={a: {student.cutof: 4}}", "cutof"),
+        ("only=[few, big]", "only names 'big'"),
+        ("tests={none: 'x*'}", "no trajectory fits"),
+    ):
+        assert study.main([*arguments, wrong]) == 1
+        assert message in capsys.readouterr().err
+
+
+def load_test(folder: Path, name: str) -> np.ndarray:
+    """The held-out structures of a variant."""
+    split = json.loads((folder / "runs/smoke/study" / name / "split.json").read_text())
+    return np.flatnonzero(np.isin(load(folder / "runs/smoke/train.h5").trajectory, split["test"]))
+
+
+def test_report_of_studies(script):
+    report = script("report_accuracy")
+
+    def row(case: str, subject: str, mae: float, structures: int = 100) -> list[dict[str, Any]]:
+        values = {
+            MAE: mae,
+            "parameters": 10,
+            "training_seconds": 5,
+            "training_structures": structures,
+            "teacher_spread_mev_per_ang": 80.0,
+        }
+        return [
+            {"case": case, "subject": subject, "metric": metric, "value": value, "spread": [1, 99]}
+            for metric, value in values.items()
+        ]
+
+    molecules = row("six molecules, CH4", "together", 12.0) + row(
+        "six molecules, CH4", "CH4 alone", 10.0
+    )
+    table = report.molecules_table(report.by_student(molecules))
+    assert "| CH4 | 10.0 | 12.0 | 1.20 | 80.0 |" in table
+    ablation = report.by_student(
+        row("ablation, water", "base", 20.0) + row("ablation, water", "half the cutoff", 30.0)
+    )
+    assert "| half the cutoff | 10 | 30.0 | +50 % | 5 |" in report.ablation_table(ablation)
+    assert len(report.plot_ablation(ablation).axes[0].patches) == 2
+    curve = row("water", "s, 1000", 20.0, 1000) + row("water", "s, 100", 40.0)
+    (line,) = report.plot_curves(report.by_student(curve)).axes[0].get_lines()
+    assert line.get_xdata().tolist() == [100, 1000] and line.get_ydata().tolist() == [40, 20]

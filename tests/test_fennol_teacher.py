@@ -182,3 +182,13 @@ def test_self_energies_are_added_in_double_precision(demo_teacher_path):
     function = teacher.energy_function(apart)
     interaction = float(jax.jit(function.energy)(apart.positions.astype(np.float32)))
     assert function.self_energy + interaction == pytest.approx(total, abs=1e-5)
+
+
+def test_molecules_in_which_all_atoms_are_neighbours(models_folder, monkeypatch):
+    """FeNNol itself refuses methanol's lists inside jit once its pairs have a margin."""
+    monkeypatch.setenv(MODELS_VARIABLE, str(models_folder))
+    teacher = teacher_of("fennol:ani1ccx?member=0", np.float32)
+    atoms = molecule("CH3OH")
+    function = teacher.energy_function(atoms)
+    energy = float(function.energy(atoms.positions)) + function.self_energy
+    assert energy == pytest.approx(teacher.label([atoms]).energy[0], abs=1e-3)

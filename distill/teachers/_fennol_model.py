@@ -81,7 +81,8 @@ class FennolModel:
         chain = self.modules.preprocessing
         start = _with_margin(chain.init() if state is None else state, enlarge)
         on_host = {k: v if k == "flags" else np.asarray(v) for k, v in inputs.items()}
-        return chain(start, on_host)[0]
+        state = chain(start, on_host)[0]
+        return _with_room_for_angles(state, chain.layers, len(on_host["species"]))
 
     def process(self, state: Any, inputs: dict[str, Any]) -> dict[str, Any]:
         """Neighbour lists for `inputs` inside jit; no gradient flows through them."""
@@ -175,6 +176,24 @@ def _with_margin(state: Any, enlarge: bool) -> Any:
                 changed[name] = int(GROWTH * layer[name]) + 1
         layers.append(type(state)(changed))
     return type(state)({**state, "layers_state": tuple(layers)})
+
+
+def _with_room_for_angles(state: Any, layers: Sequence[Any], n_atoms: int) -> Any:
+    """At least as many neighbours per atom as the buffer of pairs holds on the average.
+
+    FeNNol gives the pairs a margin but not the neighbours of an atom, and refuses molecules such as
+    methanol, in which every atom has every other one as a neighbour.
+    """
+    pairs: dict[str, int] = {}
+    changed = []
+    for layer, own in zip(layers, state["layers_state"], strict=True):
+        if "npairs" in own:
+            pairs[layer.graph_key] = int(own["npairs"])
+        if "max_neigh" in own and layer.graph_key in pairs:
+            least = -(-pairs[layer.graph_key] // n_atoms)
+            own = type(state)({**own, "max_neigh": max(int(own["max_neigh"]), least)})
+        changed.append(own)
+    return type(state)({**state, "layers_state": tuple(changed)})
 
 
 def _self_energies(model: Any) -> tuple[np.ndarray, set[str]]:
