@@ -69,14 +69,14 @@ class AseRun:
         return (time.perf_counter() - begun) / case.steps
 
 
-def nep_run(case: Case, cutoff: float) -> AseRun:
-    """NEP4 on the CPU through calorine, with weights drawn here."""
+def nep_run(case: Case, cutoff: float, angular_cutoff: float) -> AseRun:
+    """NEP4 on the CPU through calorine, with weights drawn here; cutoffs in Å."""
     require("calorine", "pip install calorine (it compiles C++)")
     from calorine.calculators import CPUNEP
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "nep.txt"
-        path.write_text(random_nep(("O", "H"), cutoff, min(cutoff, 4.0)))
+        path.write_text(random_nep(("O", "H"), cutoff, angular_cutoff))
         return AseRun(case, CPUNEP(str(path)))
 
 

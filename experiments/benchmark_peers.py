@@ -58,11 +58,14 @@ def peers(cutoff: float) -> list[Peer]:
             "the same with a list made anew at the interval that FeNNol derives from the skin",
             lambda case: FennolRun(case, 0.5),
         ),
-        Peer(
-            "NEP4 (calorine)",
-            f"random weights, cutoffs {cutoff:g} Å (radial) and 4 Å (angular), double precision; "
-            "velocity Verlet of ASE, list made anew at every step",
-            lambda case: nep_run(case, cutoff),
+        *(
+            Peer(
+                f"NEP4 (calorine), {cutoff:g} and {angular:g} Å",
+                "radial and angular cutoff; random weights, double precision; velocity Verlet of "
+                "ASE, list made anew at every step",
+                lambda case, angular=angular: nep_run(case, cutoff, angular),  # type: ignore[misc]
+            )
+            for angular in sorted({cutoff, min(cutoff, 4.0)}, reverse=True)
         ),
         Peer(
             "Lennard-Jones (jax-md)",
