@@ -361,3 +361,14 @@ def test_a_term_without_labels_is_refused(dataset, student, tmp_path, name):
     with pytest.raises(TrainingError, match=rf"loss\.{name} is 2\.0.*no\s+such labels"):
         fit(student, changed, TRAIN, VALIDATION, config, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_weight_by_uncertainty_without_uncertainties_is_refused(dataset, student, tmp_path):
+    """Those of the validation structures alone weigh nothing in training either."""
+    atoms = np.repeat(np.isin(np.arange(len(dataset)), VALIDATION), dataset.n_atoms)
+    changed = replace(dataset, uncertainty=np.where(atoms, dataset.uncertainty, np.nan))
+    config = TrainingConfig(max_steps=1, batch_size=2, loss=LossConfig(uncertainty_scale=0.2))
+    wanted = r"loss\.uncertainty_scale is 0\.2.*uncertainty=true, or set it to 0"
+    with pytest.raises(TrainingError, match=wanted):
+        fit(student, changed, TRAIN, VALIDATION, config, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
