@@ -30,6 +30,7 @@ from distill.training.schedules import (
     controls_at,
     learning_rate,
     lower_hessian_weight,
+    never_halved,
     new_record,
 )
 from distill.training.step import (
@@ -189,6 +190,11 @@ class _Run:
         self.recorder = MetricsRecorder(
             folder, self.step or None, config.wandb_project, asdict(config)
         )
+        if not self.step and never_halved(config.loss, self.spread):
+            self.recorder.note(
+                "the weight of the Hessian stays as it is: not all validation structures have the "
+                "teacher's uncertainty, at which it would be halved"
+            )
         self.begun, self.earlier = time.monotonic(), self.record["seconds"]
         self.last: dict[str, Any] = {}
 
