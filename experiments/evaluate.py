@@ -90,6 +90,10 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         f"  force MAE by trajectory                  {min(per_trajectory):.4g} to "
         f"{max(per_trajectory):.4g}"
     )
+    rare = bundle.card["dataset"].get("rare_elements")
+    if rare:
+        seen = ", ".join(f"{symbol} {count}" for symbol, count in rare.items())
+        print(f"  warning: elements that training saw in fewer than 10 environments: {seen}")
     if config.record is not None:
         record(config, bundle.student, errors, per_trajectory)
     return errors
