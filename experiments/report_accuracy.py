@@ -50,6 +50,7 @@ def main() -> None:
         "accuracy": table(plain),
         "molecules": molecules_table(molecules),
         "ablation": ablation_table(ablation),
+        "uncertainty": uncertainty_table(plain),
     }
     replace_text(page, fill(page.read_text(encoding="utf-8"), tables))
     images = DOCS / "images"
@@ -120,6 +121,26 @@ def ablation_table(students: Students) -> str:
             f"| {case} | {subject} | {metrics['parameters']['value']:.0f} | {value:.1f} | "
             f"{change} | {metrics['training_seconds']['value']:.0f} |"
         )
+    return "\n".join(lines)
+
+
+def uncertainty_table(students: Students) -> str:
+    """Expected beside observed errors."""
+    parts = ("rms", "lowest_tenth", "highest_tenth")
+    lines = [
+        "| case | student | all atoms | least uncertain tenth | most uncertain tenth |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for (case, subject), metrics in students.items():
+        if "predicted_error_rms_mev_per_ang" in metrics:
+            cells = [
+                " / ".join(
+                    f"{metrics[f'{kind}_error_{part}_mev_per_ang']['value']:.0f}"
+                    for kind in ("predicted", "observed")
+                )
+                for part in parts
+            ]
+            lines.append(f"| {case} | {subject} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 

@@ -48,10 +48,15 @@ def test_train_and_evaluate(script, folder, monkeypatch, capsys):
     errors = json.loads((run / "errors.json").read_text())
     assert (run / "reliability.png").exists() and (run / "force_parity.png").exists()
     by_metric = {r["metric"]: r for r in read_records(records)}
+    tenths = [
+        by_metric[f"predicted_error_{t}_tenth_mev_per_ang"]["value"] for t in ("lowest", "highest")
+    ]
+    assert tenths[0] <= by_metric["predicted_error_rms_mev_per_ang"]["value"] <= tenths[1]
     assert by_metric["force_mae_mev_per_ang"]["value"] == errors["force_mae_mev_per_ang"] > 0
     assert by_metric["parameters"]["value"] == student.n_parameters
     students = report_accuracy.by_student(read_records(records))
     table = report_accuracy.table(students)
+    assert "| ethanol | train | " in report_accuracy.uncertainty_table(students)
     assert f"| ethanol | train | 16 | {student.n_parameters} |" in table
     report_accuracy.save(report_accuracy.plot_errors(students), folder / "plot.png")
     assert (folder / "plot.png").stat().st_size > 0
