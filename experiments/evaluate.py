@@ -80,6 +80,7 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         errors["rmse_over_spread"] = errors["force_rmse_mev_per_ang"] / (1e3 * spread)
     if config.reference is not None:
         errors |= against_reference(bundle.student, dataset, test, load(config.reference))
+    errors |= calibration(accuracy)
     per_trajectory = errors_by_trajectory(accuracy, dataset, test)
     draw(accuracy, config.run)
     (config.run / "errors.json").write_text(json.dumps(errors, indent=1) + "\n")
@@ -90,6 +91,10 @@ def run(config: EvaluateConfig) -> dict[str, Any]:
         f"  force MAE by trajectory                  {min(per_trajectory):.4g} to "
         f"{max(per_trajectory):.4g}"
     )
+    rare = bundle.card["dataset"].get("rare_elements")
+    if rare:
+        seen = ", ".join(f"{symbol} {count}" for symbol, count in rare.items())
+        print(f"  warning: elements that training saw in fewer than 10 environments: {seen}")
     if config.record is not None:
         record(config, bundle.student, errors, per_trajectory)
     return errors
@@ -136,6 +141,26 @@ def against_reference(
         "teacher_against_reference_mae_mev_per_ang": float(1e3 * np.abs(teacher - truth).mean()),
         "student_against_reference_mae_mev_per_ang": float(1e3 * np.abs(error).mean()),
         "student_against_reference_rmse_mev_per_ang": float(1e3 * np.sqrt((error**2).mean())),
+    }
+
+
+def calibration(accuracy: Accuracy) -> dict[str, float]:
+    """Expected and real lengths of the force errors, RMS of all atoms and of two tenths of them.
+
+    The tenths are the atoms of which least and most error is expected.
+    """
+    if accuracy.expected_errors is None:
+        return {}
+    lengths = np.linalg.norm(accuracy.force_errors, axis=1)
+    bins = reliability(accuracy.expected_errors, lengths)
+    return {
+        f"{kind}_error_{part}_mev_per_ang": float(1e3 * value)
+        for kind, values in bins.items()
+        for part, value in (
+            ("rms", np.sqrt((values**2).mean())),
+            ("lowest_tenth", values[0]),
+            ("highest_tenth", values[-1]),
+        )
     }
 
 

@@ -50,6 +50,7 @@ def main() -> None:
         "accuracy": table(plain),
         "molecules": molecules_table(molecules),
         "ablation": ablation_table(ablation),
+        "uncertainty": uncertainty_table(plain),
     }
     replace_text(page, fill(page.read_text(encoding="utf-8"), tables))
     images = DOCS / "images"
@@ -113,12 +114,33 @@ def ablation_table(students: Students) -> str:
         "|---|---|---:|---:|---:|---:|",
     ]
     for (case, subject), metrics in students.items():
-        base = students[case, BASE][MAE]["value"]
         value = metrics[MAE]["value"]
+        base = students.get((case, BASE))
+        change = f"{100 * (value / base[MAE]['value'] - 1):+.0f} %" if base else ""
         lines.append(
             f"| {case} | {subject} | {metrics['parameters']['value']:.0f} | {value:.1f} | "
-            f"{100 * (value / base - 1):+.0f} % | {metrics['training_seconds']['value']:.0f} |"
+            f"{change} | {metrics['training_seconds']['value']:.0f} |"
         )
+    return "\n".join(lines)
+
+
+def uncertainty_table(students: Students) -> str:
+    """Expected beside observed errors."""
+    parts = ("rms", "lowest_tenth", "highest_tenth")
+    lines = [
+        "| case | student | all atoms | least uncertain tenth | most uncertain tenth |",
+        "|---|---|---:|---:|---:|",
+    ]
+    for (case, subject), metrics in students.items():
+        if "predicted_error_rms_mev_per_ang" in metrics:
+            cells = [
+                " / ".join(
+                    f"{metrics[f'{kind}_error_{part}_mev_per_ang']['value']:.0f}"
+                    for kind in ("predicted", "observed")
+                )
+                for part in parts
+            ]
+            lines.append(f"| {case} | {subject} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -167,7 +189,7 @@ def plot_curves(students: Students) -> Figure:
 
 def plot_ablation(students: Students) -> Figure:
     """Force error of each change relative to the base, one panel for each case."""
-    cases = list(dict.fromkeys(case for case, _ in students))
+    cases = [case for case, subject in students if subject == BASE]
     figure = Figure(figsize=(6 * max(len(cases), 1), 5), layout="constrained")
     panels = figure.subplots(1, max(len(cases), 1), squeeze=False)[0]
     for axes, case in zip(panels, cases, strict=False):

@@ -20,7 +20,7 @@ import train
 from distill.errors import ConfigError
 from evaluate import EvaluateConfig
 from script import claim_folder, run_script
-from training_job import TrainConfig, with_values
+from training_job import TrainConfig, claim_split, load_data, with_values
 
 SMOKE = (
     *(f"train.{override}" for override in train.SMOKE if not override.startswith("output")),
@@ -78,6 +78,7 @@ def run(config: StudyConfig) -> dict[str, dict[str, float]]:
         print(f"== {name}")
         if (training.output / "learning_curve.png").is_file():
             claim_folder(training)
+            claim_split(training, load_data(training))
         else:
             train.run(training)
         errors[name] = {

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import train
 from distill.errors import ConfigError, MissingDependencyError, TrainingError
-from script import run_script
+from script import claim_folder, run_script
 from training_job import TrainConfig, load_data, with_values
 from training_job import train as train_student
 
@@ -69,8 +69,9 @@ def run(config: SweepConfig) -> dict[str, Any]:
         ) from error
     if not config.space:
         raise ConfigError("space is empty: name at least one key of the training and its range")
+    # More trials may be asked for later; anything else would be another search.
+    claim_folder(replace(config, trials=0))
     data = load_data(config.train)
-    config.output.mkdir(parents=True, exist_ok=True)
 
     def objective(trial: optuna.Trial) -> float:
         values = {key: suggest(trial, key, choices) for key, choices in config.space.items()}

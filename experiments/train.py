@@ -1,6 +1,6 @@
 """Train a student, or an ensemble of them, on labelled structures.
 
-    python experiments/train.py --config experiments/configs/water/moment_m.yaml
+    python experiments/train.py --config experiments/configs/ethanol/moment_m.yaml
     python experiments/train.py --smoke
 
 A run that was interrupted continues. Afterwards `evaluate.py` says how good the student is.
@@ -104,6 +104,7 @@ def card(
         "dataset": {
             "sha256": data.dataset.sha256,
             **{name: len(indices) for name, indices in data.parts.items()},
+            "rare_elements": rare_elements(data.dataset, data.parts["train"]),
         },
         "training_range": {
             "largest_force_ev_per_ang": float(np.linalg.norm(forces, axis=1).max()),

@@ -15,6 +15,7 @@ from distill.config import config_to_dict, load_config
 from distill.data import Dataset, concatenate, load, split_by_trajectory
 from distill.data.sanity import require_sane_labels
 from distill.errors import ConfigError
+from distill.evaluation.results import replace_text
 from distill.sampling import spread_order
 from distill.students import StudentSpec, initialise_student
 from distill.training import FitResult, TrainingConfig, fit
@@ -114,18 +115,17 @@ def train(
     progress: bool = True,
     on_validation: Callable[[int, dict[str, float]], None] | None = None,
 ) -> FitResult:
-    """Train in `config.output / "training"`; the split is written beside it."""
+    """Train in `config.output / "training"`; the split is written beside it.
+
+    Raises:
+        ConfigError: see `claim_split`.
+    """
     student = config.student
     spec = StudentSpec.of_size(
         student.architecture, data.dataset.elements, student.cutoff, student.options
     )
     start = initialise_student(spec, data.dataset, data.parts["train"], config.training.seed)
-    config.output.mkdir(parents=True, exist_ok=True)
-    split: dict[str, Any] = {
-        "dataset_sha256": data.dataset.sha256,
-        **{name: sorted(set(data.dataset.trajectory[i])) for name, i in data.parts.items()},
-    }
-    (config.output / "split.json").write_text(json.dumps(split, indent=1) + "\n")
+    claim_split(config, data)
     print(f"student: {start.n_parameters} parameters, {len(data.parts['train'])} structures")
     return fit(
         start,
@@ -137,6 +137,28 @@ def train(
         progress=progress,
         on_validation=on_validation,
     )
+
+
+def claim_split(config: TrainConfig, data: Data) -> None:
+    """Write which trajectories serve what into the output folder, or check that it holds the same.
+
+    Raises:
+        ConfigError: the folder holds a run on other data, for example before the dataset grew.
+    """
+    split: dict[str, Any] = {
+        "dataset_sha256": data.dataset.sha256,
+        **{
+            name: sorted(set(data.dataset.trajectory[i].tolist())) for name, i in data.parts.items()
+        },
+    }
+    path = config.output / "split.json"
+    if path.is_file() and json.loads(path.read_text()) != split:
+        raise ConfigError(
+            f"{config.output} holds a run on other data (see {path}): the datasets changed since. "
+            "Choose another folder with output=..., or delete it"
+        )
+    config.output.mkdir(parents=True, exist_ok=True)
+    replace_text(path, json.dumps(split, indent=1) + "\n")
 
 
 def named(dataset: Dataset, pattern: str) -> np.ndarray:

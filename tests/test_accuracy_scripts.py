@@ -48,10 +48,15 @@ def test_train_and_evaluate(script, folder, monkeypatch, capsys):
     errors = json.loads((run / "errors.json").read_text())
     assert (run / "reliability.png").exists() and (run / "force_parity.png").exists()
     by_metric = {r["metric"]: r for r in read_records(records)}
+    tenths = [
+        by_metric[f"predicted_error_{t}_tenth_mev_per_ang"]["value"] for t in ("lowest", "highest")
+    ]
+    assert tenths[0] <= by_metric["predicted_error_rms_mev_per_ang"]["value"] <= tenths[1]
     assert by_metric["force_mae_mev_per_ang"]["value"] == errors["force_mae_mev_per_ang"] > 0
     assert by_metric["parameters"]["value"] == student.n_parameters
     students = report_accuracy.by_student(read_records(records))
     table = report_accuracy.table(students)
+    assert "| ethanol | train | " in report_accuracy.uncertainty_table(students)
     assert f"| ethanol | train | 16 | {student.n_parameters} |" in table
     report_accuracy.save(report_accuracy.plot_errors(students), folder / "plot.png")
     assert (folder / "plot.png").stat().st_size > 0
@@ -68,6 +73,13 @@ def test_train_and_evaluate(script, folder, monkeypatch, capsys):
     assert "other settings" in capsys.readouterr().err
     split = json.loads((run / "split.json").read_text())
     assert not set(split["train"]) & set(split["test"])
+    # Data that changed since: the record of what was held out stays as it is.
+    whole = load(train.SMOKE_DATA)
+    save(whole.subset(np.arange(len(whole) - 1)), train.SMOKE_DATA)
+    assert train.main(["--smoke", *options]) == 1
+    assert "holds a run on other data" in capsys.readouterr().err
+    assert json.loads((run / "split.json").read_text()) == split
+    save(whole, train.SMOKE_DATA)
     # Nested subsets of the same training structures.
     job = script("training_job")
     config = job.TrainConfig(
@@ -118,6 +130,7 @@ def test_sweep_finds_and_resumes(script, folder, monkeypatch):
     best = json.loads((folder / "runs/smoke/sweep/best.json").read_text())
     assert 1e-3 <= best["training.learning_rate"] <= 1e-2
     assert sweep.main(["--smoke", "trials=3"]) == 0
+    assert sweep.main(["--smoke", "seed=1"]) == 1
     assert sorted(p.name for p in (folder / "runs/smoke/sweep").glob("trial_*")) == [
         "trial_0",
         "trial_1",
@@ -196,5 +209,8 @@ def test_report_of_studies(script):
     assert "| half the cutoff | 10 | 30.0 | +50 % | 5 |" in report.ablation_table(ablation)
     assert len(report.plot_ablation(ablation).axes[0].patches) == 2
     curve = row("water", "s, 1000", 20.0, 1000) + row("water", "s, 100", 40.0)
+    alone = report.by_student(row("ablation, water", "half the cutoff", 30.0))
+    assert "| 30.0 |  | 5 |" in report.ablation_table(alone)
+    assert not report.plot_ablation(alone).axes[0].patches
     (line,) = report.plot_curves(report.by_student(curve)).axes[0].get_lines()
     assert line.get_xdata().tolist() == [100, 1000] and line.get_ydata().tolist() == [40, 20]
