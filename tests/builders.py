@@ -39,6 +39,7 @@ SMALL: dict[str, Any] = {
     "hidden": (12, 8),
     "n_neighbors": 8.0,
 }
+TEN_ELEMENTS = (1, 6, 7, 8, 9, 15, 16, 17, 35, 53)
 REFERENCE_ENERGIES = np.array([-13.6, -1035.0, -2041.0])
 
 

@@ -57,7 +57,7 @@ def test_structures_and_labels_come_back_as_given():
 def test_subset_keeps_rows_and_renumbers_parents():
     dataset = make_dataset()
     part = dataset.subset([5, 1, 2])
-    assert part.parent.tolist() == [-1, -1, 1]
+    assert part.parent.tolist() == [2, -1, 1]  # 4 and 3 between 5 and 2 are left out
     np.testing.assert_array_equal(part.structure(0).positions, dataset.structure(5).positions)
     np.testing.assert_array_equal(part.forces[part.rows(2)], dataset.forces[dataset.rows(2)])
     mask = np.array([False, True, False, False, False, True])

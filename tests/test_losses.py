@@ -21,6 +21,7 @@ from distill.training.losses import error_sums, weighted_loss
 from distill.training.schedules import (
     controls_at,
     lower_hessian_weight,
+    never_halved,
     new_record,
     term_factors,
 )
@@ -361,3 +362,32 @@ def test_a_term_without_labels_is_refused(dataset, student, tmp_path, name):
     with pytest.raises(TrainingError, match=rf"loss\.{name} is 2\.0.*no\s+such labels"):
         fit(student, changed, TRAIN, VALIDATION, config, tmp_path, progress=False)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_weight_by_uncertainty_without_uncertainties_is_refused(dataset, student, tmp_path):
+    """Those of the validation structures alone weigh nothing in training either."""
+    atoms = np.repeat(np.isin(np.arange(len(dataset)), VALIDATION), dataset.n_atoms)
+    changed = replace(dataset, uncertainty=np.where(atoms, dataset.uncertainty, np.nan))
+    config = TrainingConfig(max_steps=1, batch_size=2, loss=LossConfig(uncertainty_scale=0.2))
+    wanted = r"loss\.uncertainty_scale is 0\.2.*uncertainty=true, or set it to 0"
+    with pytest.raises(TrainingError, match=wanted):
+        fit(student, changed, TRAIN, VALIDATION, config, tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_hessian_weight_that_is_never_halved_is_noted_once(dataset, student, tmp_path):
+    loss = LossConfig(hessian=1.0)
+    assert not never_halved(loss, 0.1) and never_halved(loss, np.nan)
+    assert not never_halved(replace(loss, halve_hessian=False), np.nan)
+    changed = replace(dataset, uncertainty=None)
+    config = TrainingConfig(max_steps=2, batch_size=2, validation_every=1, loss=loss)
+    arguments = (student, changed, TRAIN, VALIDATION, config, tmp_path)
+
+    def stop(step: int, metrics: dict[str, float]) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(*arguments, progress=False, on_validation=stop)
+    fit(*arguments, progress=False)
+    notes = (tmp_path / "notes.txt").read_text()
+    assert notes.count("weight of the Hessian stays") == 1

@@ -13,11 +13,10 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
-from ase.calculators.morse import MorsePotential
-from ase.data import atomic_numbers
 from builders import (
     CUTOFF,
     ELEMENTS,
+    TEN_ELEMENTS,
     numerical_forces,
     numerical_stress,
     random_rotation,
@@ -25,14 +24,11 @@ from builders import (
     two_paddings,
 )
 
-from distill.data import Dataset, GraphLoader, Labels
+from distill.data import Labels
 from distill.errors import ConfigError
 from distill.potential import evaluate
-from distill.students import Student, StudentSpec, initialise_student, load_bundle, save_bundle
+from distill.students import Student, StudentSpec, load_bundle, save_bundle
 from distill.students.spec import SIZES
-from distill.training import TrainingConfig
-from distill.training.schedules import controls_at
-from distill.training.step import initial_state, make_optimizer, make_train_step
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -349,54 +345,7 @@ def test_messages_of_padding_change_no_gradient(x64, n_embeddings):
         np.testing.assert_allclose(small, large, rtol=0, atol=1e-5 * max(np.abs(small).max(), 1e-3))
 
 
-# Ten elements
-
-TEN = tuple(sorted(atomic_numbers[s] for s in "H C N O F P S Cl Br I".split()))
-
-
-@lru_cache
-def ten_elements() -> Dataset:
-    """Clusters of six atoms with all ten elements, labelled by ASE's Morse potential."""
-    rng = np.random.default_rng(0)
-    structures: list[Atoms] = []
-    while len(structures) < 20:
-        positions = rng.uniform(0, 3.2, (6, 3))
-        atoms = Atoms(rng.choice(TEN, 6), positions)
-        if atoms.get_all_distances()[np.triu_indices(6, 1)].min() < 1.0:
-            continue
-        atoms.calc = MorsePotential(r0=1.4, epsilon=0.5, rcut1=3.5, rcut2=4.0)
-        structures.append(atoms)
-    labels = Labels(
-        np.array([a.get_potential_energy() for a in structures]),
-        [a.get_forces() for a in structures],
-    )
-    names = [f"t{i}" for i in range(len(structures))]
-    dataset = Dataset.from_structures(structures, names, "morse").labelled(labels)
-    assert dataset.elements == TEN
-    return dataset
-
-
-@pytest.mark.parametrize("size", ["moment", pytest.param("message", marks=pytest.mark.slow)])
-def test_ten_elements_are_learnt(size):
-    dataset, steps = ten_elements(), 30
-    train = np.arange(len(dataset))
-    options = {"n_embeddings": 4, **(SMALL if size == "moment" else SMALL_MESSAGE)}
-    student = initialise_student(StudentSpec.of_size(size, TEN, 4.0, options), dataset, train)
-    config = TrainingConfig(
-        max_steps=steps, batch_size=len(dataset), warmup_steps=3, learning_rate=2e-2
-    )
-    loader = GraphLoader(
-        dataset, train, 4.0, TEN, len(dataset), atomic_energies=student.reference_energies
-    )
-    optimizer = make_optimizer(config)
-    step = make_train_step(student.module, student.variables["statistics"], optimizer, config)
-    state = initial_state(student.variables["params"], optimizer)
-    losses = []
-    for number in range(steps):
-        state, metrics = step(state, loader.batch(number), controls_at(config, number))
-        losses.append(float(metrics["loss"]))
-    assert int(state.bad_step) < 0
-    assert losses[-1] < 0.7 * losses[0]
+# Elements
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -405,7 +354,7 @@ def test_elements_share_parameters_through_embeddings(size):
         spec = StudentSpec.of_size(size, elements, CUTOFF, {"n_embeddings": n_embeddings})
         return Student(spec, random_variables(spec), np.zeros(len(elements))).n_parameters
 
-    few, many = TEN[:3], TEN
+    few, many = TEN_ELEMENTS[:3], TEN_ELEMENTS
     growth = {}
     for n_embeddings in (0, 4):
         first, last = parameters(few, n_embeddings), parameters(many, n_embeddings)

@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.stress import full_3x3_to_voigt_6_stress
 
+from distill.data.ancestry import nearest_kept_parents
 from distill.data.columns import ALL_COLUMNS, COLUMNS, EXTRA_COLUMNS, check_geometry
 from distill.data.hessian import PRODUCT_COLUMNS, HessianProducts
 from distill.data.labels import Labels
@@ -175,7 +176,7 @@ class Dataset:
     def subset(self, indices: Any) -> Dataset:
         """The structures at `indices` (integers or a `[S]` bool mask), parents renumbered.
 
-        A parent that is not taken along becomes -1.
+        In place of a parent that is left out stands its nearest ancestor that is taken, else -1.
         """
         taken = np.asarray(indices)
         taken = np.arange(len(self))[taken if taken.size else taken.astype(np.int64)]
@@ -186,10 +187,7 @@ class Dataset:
             name: getattr(self, name)[atom_rows if per_atom else taken]
             for name, (_, _, per_atom) in ALL_COLUMNS.items()
         }
-        renumbered = np.full(len(self) + 1, -1, np.int64)
-        renumbered[taken] = np.arange(len(taken))
-        inside = (columns["parent"] >= 0) & (columns["parent"] < len(self))
-        columns["parent"] = renumbered[np.where(inside, columns["parent"], len(self))]
+        columns["parent"] = nearest_kept_parents(self.parent, taken)
         hessian = None if self.hessian is None else self.hessian.subset(taken)
         return replace(self, **columns, hessian=hessian)
 

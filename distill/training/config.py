@@ -28,9 +28,11 @@ class LossConfig:
         force_kind: `mse`, `mae`, or `huber`, which is quadratic up to `huber_delta`.
         huber_delta: eV/Å.
         uncertainty_scale: eV/Å; forces on an atom whose teacher's members differ by s count
-            1 / (1 + (s / uncertainty_scale)²). 0 weighs all alike.
+            1 / (1 + (s / uncertainty_scale)²). 0 weighs all alike; above 0 it needs labels with
+            uncertainties.
         halve_hessian: halve the Hessian's weight once, when the validation force error comes
-            within 5 % of the teacher's committee spread (arXiv:2501.09009).
+            within 5 % of the teacher's committee spread (arXiv:2501.09009). Without uncertainties
+            of the validation structures it never is; `notes.txt` says so.
         schedule: per term, points `[share of the run, factor]` between which the weight's factor
             is interpolated, e.g. `{energy: [[0, 1], [0.8, 1], [1, 100]]}`.
     """

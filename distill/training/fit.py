@@ -30,6 +30,7 @@ from distill.training.schedules import (
     controls_at,
     learning_rate,
     lower_hessian_weight,
+    never_halved,
     new_record,
 )
 from distill.training.step import (
@@ -101,7 +102,8 @@ def fit(
     Raises:
         TrainingError: the loss became NaN or exploded more often than `config.max_rollbacks`
             (names the structures of the batch), no validation loss was finite, a term of the loss
-            has no labels, or the checkpoints in `folder` belong to another run or other data.
+            or its `uncertainty_scale` has no labels, or the checkpoints in `folder` belong to
+            another run or other data.
     """
     run = _Run(student, dataset, train, validation, config, Path(folder), resume)
     bar = progress_bar(config.max_steps, "training", initial=run.step, disable=not progress)
@@ -188,6 +190,11 @@ class _Run:
         self.recorder = MetricsRecorder(
             folder, self.step or None, config.wandb_project, asdict(config)
         )
+        if not self.step and never_halved(config.loss, self.spread):
+            self.recorder.note(
+                "the weight of the Hessian stays as it is: not all validation structures have the "
+                "teacher's uncertainty, at which it would be halved"
+            )
         self.begun, self.earlier = time.monotonic(), self.record["seconds"]
         self.last: dict[str, Any] = {}
 
@@ -366,6 +373,12 @@ def _require_labels(dataset: Dataset, train: np.ndarray, config: TrainingConfig)
                 f"loss.{name} is {getattr(config.loss, name)}, but the training structures have no "
                 f"such labels: set it to 0, or label with them"
             )
+    scale = config.loss.uncertainty_scale
+    if scale > 0 and config.loss.forces and not np.isfinite(dataset.uncertainty[atoms]).any():
+        raise TrainingError(
+            f"loss.uncertainty_scale is {scale}, but no training structure has uncertainties: "
+            "label them by a committee with uncertainty=true, or set it to 0"
+        )
 
 
 def _mean(sums: dict[str, Any], name: str) -> float:

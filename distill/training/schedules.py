@@ -106,3 +106,8 @@ def lower_hessian_weight(
     close = np.isfinite(spread) and force_rmse <= 1.05 * spread
     if loss.hessian and loss.halve_hessian and close and record["hessian_factor"] == 1.0:
         record["hessian_factor"] = 0.5
+
+
+def never_halved(loss: LossConfig, spread: float) -> bool:
+    """Whether the Hessian's weight should be halved, but the teacher's spread is unknown (NaN)."""
+    return bool(loss.hessian and loss.halve_hessian and not np.isfinite(spread))
