@@ -132,7 +132,7 @@ class NeighborSearch:
 
         nbrs = replace(nbrs, stale=nbrs.stale | self.is_stale(nbrs, now))
         # False for NaN: positions that are lost must not look like a buffer that is too small.
-        moved = _largest_move(nbrs, now) > REBUILD_FRACTION * self.skin
+        moved = largest_move(nbrs, now) > REBUILD_FRACTION * self.skin
         return jax.lax.cond(moved, rebuild, lambda old: old, nbrs)
 
     def is_stale(self, nbrs: NeighborList, positions: jax.Array) -> jax.Array:
@@ -140,7 +140,7 @@ class NeighborSearch:
 
         Pairs within the cutoff may then be missing from the list.
         """
-        return ~(_largest_move(nbrs, positions) <= 0.5 * self.skin)
+        return ~(largest_move(nbrs, positions) <= 0.5 * self.skin)
 
     def _capacities(self, positions: np.ndarray, minimum_capacity: int) -> tuple[int, int]:
         geometry = self.geometry
@@ -201,8 +201,8 @@ def _build(
     return find_pairs(geometry, positions, capacity, cell_capacity)
 
 
-def _largest_move(nbrs: NeighborList, positions: jax.Array) -> jax.Array:
-    """Å, `()`; NaN if a position is."""
+def largest_move(nbrs: Any, positions: jax.Array) -> jax.Array:
+    """How far an atom moved since a list (of any kind) was built, Å, `()`; NaN if a position is."""
     squared = jnp.sum((positions - nbrs.reference_positions) ** 2, axis=-1)
     return jnp.sqrt(jnp.max(squared))
 

@@ -23,7 +23,7 @@ from distill.graph import PADDING_DISTANCE
 from distill.neighbors.build import build, search
 from distill.neighbors.candidates import Layout
 from distill.neighbors.cell import periodic_cell
-from distill.neighbors.device import REBUILD_FRACTION
+from distill.neighbors.device import REBUILD_FRACTION, largest_move
 from distill.neighbors.host import neighbor_table
 from distill.neighbors.layouts import choose_groups, choose_layout
 from distill.neighbors.search import Geometry
@@ -183,7 +183,7 @@ class GroupedSearch:
 
         nbrs = replace(nbrs, stale=nbrs.stale | self.is_stale(nbrs, now))
         # False for NaN: positions that are lost must not look like a buffer that is too small.
-        moved = _largest_move(nbrs, now) > REBUILD_FRACTION * self.skin
+        moved = largest_move(nbrs, now) > REBUILD_FRACTION * self.skin
         return jax.lax.cond(moved, rebuild, lambda old: old, nbrs)
 
     def is_stale(self, nbrs: GroupedList, positions: jax.Array) -> jax.Array:
@@ -191,7 +191,7 @@ class GroupedSearch:
 
         Pairs within the cutoff may then be missing from the list.
         """
-        return ~(_largest_move(nbrs, positions) <= 0.5 * self.skin)
+        return ~(largest_move(nbrs, positions) <= 0.5 * self.skin)
 
     def _most_neighbors(
         self, layout: Layout, points: np.ndarray, start: jax.Array, center: jax.Array
@@ -289,9 +289,3 @@ def _follow(layout: Layout, positions: jax.Array, center: jax.Array) -> jax.Arra
     half = jnp.asarray(0.5 * layout.grid.widths * layout.grid.counts, positions.dtype)
     mean = jnp.clip(fractional, center - half, center + half).mean(axis=0)
     return jnp.where(np.asarray(geometry.pbc), center, mean)
-
-
-def _largest_move(nbrs: GroupedList, positions: jax.Array) -> jax.Array:
-    """Å, `()`; NaN if a position is."""
-    squared = jnp.sum((positions - nbrs.reference_positions) ** 2, axis=-1)
-    return jnp.sqrt(jnp.max(squared))
