@@ -95,6 +95,16 @@ def test_exact_products_of_fennol_agree_with_differences(demo_teacher_path, x64)
     assert np.abs(grown.values).max() < 1e-6, "a shift of all atoms changes no force"
 
 
+def test_products_are_finite_where_the_cutoff_of_fennol_rounds_to_zero(models_folder):
+    teacher = load(f"fennol:{models_folder}/fennol/ANI/ANI1CCX/ani1ccx_model0.fnx")
+    direction = np.array([[0.0, 0.0, 1.0], [0.0, 0.0, -1.0]])
+    for gap, exact in ((0.1, True), (1e-4, False)):
+        atoms = Atoms("H2", [[0, 0, 0], [0, 0, teacher.model.cutoff - gap]])
+        product = teacher.hvp(atoms, direction)
+        assert product.exact is exact
+        assert np.isfinite(product.values).all()
+
+
 def test_the_command_lists_what_there_is(capsys):
     assert main(["teachers"]) == 0
     text = capsys.readouterr().out

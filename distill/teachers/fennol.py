@@ -24,7 +24,7 @@ from distill.teachers.base import HessianProduct, TeacherInfo, check_structures
 from distill.teachers.fennol_energy import FennolEnergy, FennolLists, minimum_image_holds
 from distill.teachers.fennol_hessian import FennolHessian
 from distill.teachers.fennol_labels import make_label_function
-from distill.teachers.hessian import directions_of, product_of
+from distill.teachers.hessian import directions_of, numerical_hvp, product_of
 
 MAX_GROWTHS = 8
 """Capacity growths after which a labelling call gives up."""
@@ -152,7 +152,11 @@ class FennolTeacher:
         )
 
     def hvp(self, structure: Atoms, direction: np.ndarray) -> HessianProduct:
-        """Exact second derivatives of the energy of `structure` times `direction`.
+        """Second derivatives of the energy of `structure` times `direction`.
+
+        They are exact unless a distance is so close below a cutoff that FeNNol's cosine rounds to
+        zero (in single precision within 3e-4 Å), where it has no second derivative: then they are
+        differences of forces, with an estimate of their error.
 
         Args:
             structure: isolated or fully periodic.
@@ -165,6 +169,8 @@ class FennolTeacher:
         check_structures(self.info, [structure])
         directions, single = directions_of(structure, direction)
         values = self._hessian(structure, directions)
+        if not np.isfinite(values).all():
+            return numerical_hvp(self.label, structure, direction)
         return product_of(values, np.zeros(len(directions)), single, exact=True)
 
     def label(self, structures: Sequence[Atoms], uncertainty: bool = False) -> Labels:
