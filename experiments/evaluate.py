@@ -145,9 +145,9 @@ def against_reference(
 
 
 def calibration(accuracy: Accuracy) -> dict[str, float]:
-    """Expected and real lengths of the force errors, RMS of all atoms and of two tenths of them.
+    """Expected and real lengths of the force errors, RMS of all atoms and of ten parts of them.
 
-    The tenths are the atoms of which least and most error is expected.
+    The first tenth are the atoms of which least error is expected, the last those of which most.
     """
     if accuracy.expected_errors is None:
         return {}
@@ -158,8 +158,7 @@ def calibration(accuracy: Accuracy) -> dict[str, float]:
         for kind, values in bins.items()
         for part, value in (
             ("rms", np.sqrt((values**2).mean())),
-            ("lowest_tenth", values[0]),
-            ("highest_tenth", values[-1]),
+            *((f"tenth_{number}", value) for number, value in enumerate(values, 1)),
         )
     }
 

@@ -38,6 +38,9 @@ TOGETHER, ALONE = "together", " alone"
 BASE = "base"
 """Names of cases and subjects in the configurations of the studies."""
 
+CALIBRATED = "predicted_error_rms_mev_per_ang"
+"""A metric of students with an uncertainty."""
+
 
 def main() -> None:
     """Fill the page and draw the plots."""
@@ -58,6 +61,7 @@ def main() -> None:
     save(plot_errors(plain), images / "accuracy.png")
     save(plot_curves(plain), images / "data_curves.png")
     save(plot_ablation(ablation), images / "ablation.png")
+    save(plot_uncertainty(plain), images / "reliability.png")
 
 
 def by_student(records: list[dict[str, Any]]) -> Students:
@@ -126,13 +130,13 @@ def ablation_table(students: Students) -> str:
 
 def uncertainty_table(students: Students) -> str:
     """Expected beside observed errors."""
-    parts = ("rms", "lowest_tenth", "highest_tenth")
+    parts = ("rms", "tenth_1", "tenth_10")
     lines = [
         "| case | student | all atoms | least uncertain tenth | most uncertain tenth |",
         "|---|---|---:|---:|---:|",
     ]
     for (case, subject), metrics in students.items():
-        if "predicted_error_rms_mev_per_ang" in metrics:
+        if CALIBRATED in metrics:
             cells = [
                 " / ".join(
                     f"{metrics[f'{kind}_error_{part}_mev_per_ang']['value']:.0f}"
@@ -199,6 +203,28 @@ def plot_ablation(students: Students) -> Figure:
         axes.barh(order, [100 * (changes[name] - 1) for name in order], color=BLUE)
         axes.axvline(0, color=GREY)
         axes.set(title=case, xlabel="force MAE against the base (%)")
+    return figure
+
+
+def plot_uncertainty(students: Students) -> Figure:
+    """Expected against observed force errors in tenths of the atoms."""
+    figure = Figure(figsize=(6, 5), layout="constrained")
+    axes = figure.subplots()
+    for (case, subject), metrics in students.items():
+        if CALIBRATED in metrics:
+            predicted, observed = (
+                [
+                    metrics[f"{kind}_error_tenth_{number}_mev_per_ang"]["value"]
+                    for number in range(1, 11)
+                ]
+                for kind in ("predicted", "observed")
+            )
+            axes.plot(predicted, observed, "o-", ms=3, label=f"{case}: {subject}")
+    axes.axline((50.0, 50.0), slope=1.0, color=GREY, linewidth=1)
+    axes.set(xlabel="expected error of an atom's force (meV/Å)", ylabel="observed RMS (meV/Å)")
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(fontsize=7)
+    figure.suptitle("tenths of the atoms, held-out trajectories", fontsize=10)
     return figure
 
 

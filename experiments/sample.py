@@ -54,7 +54,8 @@ class SampleConfig:
         md: molecular dynamics, every start at every temperature.
         tree: a family tree of displaced and partly relaxed structures from every start.
         rattle: displaced and strained copies of every start; needs no potential.
-        select: so many of the most diverse structures are kept; 0 keeps all but duplicates.
+        select: so many of the most diverse structures are kept; 0 keeps all but duplicates. All
+            stay in a file beside `output`, whose name ends in `_all`.
         spread: order the structures so that every beginning of the file is spread evenly over the
             trajectories: for data curves, and for labelling that may be cut short.
         output: dataset file.
@@ -102,11 +103,13 @@ def run(config: SampleConfig) -> Dataset:
     dataset = concatenate(parts)
     kept = dataset.subset(remove_duplicates(dataset))
     duplicates = len(dataset) - len(kept)
+    config.output.parent.mkdir(parents=True, exist_ok=True)
     if config.select:
+        # The choice may fail or be regretted, and what was sampled took long.
+        save(kept, config.output.with_stem(f"{config.output.stem}_all"))
         kept = select_diverse(kept, config.select)
     if config.spread:
         kept = kept.subset(spread_order(kept.trajectory))
-    config.output.parent.mkdir(parents=True, exist_ok=True)
     save(kept, config.output)
     print(f"{config.output}: {len(kept)} structures, {duplicates} duplicates left out")
     return kept

@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import optuna
 import pytest
+from builders import small_student
 
 from distill.data import load, save
-from distill.errors import ConfigError
+from distill.errors import ConfigError, TrainingError
 from distill.evaluation.results import read_records
-from distill.students import load_bundle
+from distill.students import load_bundle, save_bundle
+from distill.training import TrainingConfig
 
 MAE = "force_mae_mev_per_ang"
 ROOT = Path(__file__).resolve().parent.parent
@@ -105,6 +108,7 @@ def test_sampling_without_a_potential(script, folder, monkeypatch, capsys):
     assert sample.main([*arguments, "select=9"]) == 0
     dataset = load(output)
     assert len(dataset) == 9 and dataset.pbc.all()
+    assert len(load(folder / "rattled_all.h5")) > 9
     assert set(dataset.parent) > {-1}
     moved = f"output={folder / 'moved.h5'}"
     last = [f"system={{dataset: {output}}}", "rattle={copies: 4, standard_deviations: [0.02]}"]
@@ -120,6 +124,61 @@ def test_sampling_without_a_potential(script, folder, monkeypatch, capsys):
         )
     assert sample.main(arguments[:1]) == 1
     assert "at least one of md, tree and rattle" in capsys.readouterr().err
+
+
+def test_sampling_with_a_student(script, tmp_path, quick_compilation):
+    sample = script("sample")
+    bundle = save_bundle(small_student(), tmp_path / "student", {"teacher": "fennol:test"})
+    output = tmp_path / "sampled.h5"
+    arguments = [
+        "system={liquid: {molecules: {H2O: 3}, densities: [0.5]}}",
+        f"potential=bundle:{bundle}",
+        "md={temperatures: [50.0], replicas: 2, frames: 2, spacing: 1.0, equilibration: 1.0}",
+        "tree={structures: 4, batch: 2, rattle: 0.02, relaxation_steps: 1, temperature: 5000.0}",
+        f"output={output}",
+    ]
+    assert sample.main(arguments) == 0
+    dataset = load(output)
+    assert dataset.pbc.all() and len(dataset) == 2 * 2 + 4
+    origins = " ".join(sorted(set(dataset.origin)))
+    assert "md:student" in origins and "tree" in origins
+
+
+def test_sweep_prunes_what_falls_behind(script, tmp_path, monkeypatch):
+    sweep = script("sweep")
+    asked: list[float] = []
+
+    def stub(config, data, *, progress, on_validation):
+        rate = config.training.learning_rate
+        asked.append(rate)
+        if len(asked) == 5:
+            raise TrainingError("diverged")
+        for step in (100, 200, 300, 400):
+            on_validation(step, {"validation_force_mae": rate * (1 + 100 / step)})
+
+    monkeypatch.setattr(sweep, "train_student", stub)
+    monkeypatch.setattr(sweep, "load_data", lambda config: None)
+    config = sweep.SweepConfig(
+        train=sweep.TrainConfig(training=TrainingConfig(validation_every=100)),
+        space={"training.learning_rate": [1e-4, 1e-1]},
+        trials=12,
+        warmup_validations=1,
+        output=tmp_path,
+    )
+    best = sweep.run(config)
+    assert best["force_mae_ev_per_ang"] == pytest.approx(1.25 * best["training.learning_rate"])
+    trials = optuna.load_study(
+        study_name="distill", storage=f"sqlite:///{tmp_path}/study.db"
+    ).trials
+    pruned = [trial for trial in trials if trial.state.name == "PRUNED"]
+    finished = [trial for trial in trials if trial.state.name == "COMPLETE"]
+    assert len(trials) == 12 and len(pruned) + len(finished) == 12
+    early = [trial for trial in pruned if trial.intermediate_values]
+    assert early and all(len(trial.intermediate_values) < 4 for trial in early)
+    worst = min(trial.params["training.learning_rate"] for trial in early)
+    assert best["training.learning_rate"] < worst
+    assert [trial.number for trial in pruned if not trial.intermediate_values] == [4]
+    assert sweep.run(replace(config, trials=13)) and len(asked) == 13
 
 
 @pytest.mark.slow

@@ -96,7 +96,7 @@ def _start_wandb(project: str, folder: Path, config: dict[str, Any] | None) -> A
     except ImportError as error:
         raise MissingDependencyError(
             f"training.wandb_project is {project!r}, but wandb is not installed: "
-            "pip install wandb, or leave the project empty"
+            "pip install 'distill-mlip[wandb]', or leave the project empty"
         ) from error
     # The same id for a resumed run, so that its curve goes on.
     identity = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]
