@@ -35,7 +35,7 @@ from distill.evaluation.timing import TimedMD
 from distill.simulation import MDConfig
 from pinned import pinning
 from quickstart import resolve_teacher
-from script import run_script
+from script import command_of, run_script
 
 PACKAGES = ("calorine", "mlip", "orb-models", "torch")
 """Whose versions are recorded besides ours."""
@@ -259,7 +259,7 @@ def replica_figures(
 
 def record(config: BenchmarkConfig, figures: list[Figure]) -> None:
     """Write figures, and print them."""
-    record_figures(figures, config.output, "python experiments/benchmark.py", PACKAGES)
+    record_figures(figures, config.output, command_of("benchmark", config), PACKAGES)
     for each in figures:
         spread = f" ({each.spread[0]:.4g} to {each.spread[1]:.4g})" if each.spread else ""
         print(f"{each.subject}: {each.case}: {each.metric} {each.value:.4g}{spread} {each.unit}")

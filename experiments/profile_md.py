@@ -31,7 +31,7 @@ from distill.evaluation.timing import TimedMD
 from distill.kernels import KERNELS
 from distill.simulation import MDConfig
 from pinned import pinning
-from script import run_script
+from script import command_of, run_script
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = (
@@ -143,7 +143,7 @@ def run(config: ProfileConfig) -> None:
         figures.append(
             figure(case, subject.label, f"memory, {name}", [held / len(atoms)], "B/atom")
         )
-    record_figures(figures, config.output, "python experiments/profile_md.py")
+    record_figures(figures, config.output, command_of("profile_md", config))
     if config.trace is not None:
         with jax.profiler.trace(str(config.trace)):
             whole.seconds_per_step()

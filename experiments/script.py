@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from distill.config import load_config, parse_command_line, save_config
+import yaml
+
+from distill.config import config_to_dict, load_config, parse_command_line, save_config
 from distill.errors import ConfigError, DistillError
 
 
@@ -28,6 +31,20 @@ def run_script(
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def command_of(script: str, config: Any) -> str:
+    """The command that runs a script with this configuration, for the records."""
+    defaults = config_to_dict(type(config)())
+    changed = {k: v for k, v in config_to_dict(config).items() if v != defaults[k]}
+    words = [f"{key}={_flow(value)}" for key, value in changed.items()]
+    return shlex.join(["python", f"experiments/{script}.py", *words])
+
+
+def _flow(value: Any) -> str:
+    """YAML of a value on one line."""
+    text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
+    return text.removesuffix("\n").removesuffix("...").strip()
 
 
 def claim_folder(config: Any) -> None:

@@ -198,13 +198,15 @@ def test_replicas_that_start_far_from_each_other_are_single_runs() -> None:
     grouped, _ = both(atoms)
     starts = np.stack([atoms.positions, 1.3 * atoms.positions, atoms.positions + 50.0])
     config = MDConfig(steps=10, record_every=5, block_steps=10)
-    velocities = np.stack([velocities_of(atoms, seed) for seed in range(3)])
+    velocities = np.stack([velocities_of(atoms, seed) for seed in (0, 1, 0)])
     together = run_md(grouped, starts, config, velocities=velocities, progress=False)
-    for k in range(3):
-        alone = run_md(grouped, starts[k], config, velocities=velocities[k], progress=False)
-        np.testing.assert_allclose(
-            together.frames.positions[:, k], alone.frames.positions, rtol=0, atol=1e-10
-        )
+    alone = run_md(grouped, starts[1], config, velocities=velocities[1], progress=False)
+    np.testing.assert_allclose(
+        together.frames.positions[:, 1], alone.frames.positions, rtol=0, atol=1e-10
+    )
+    np.testing.assert_allclose(
+        together.frames.positions[:, 2] - 50.0, together.frames.positions[:, 0], rtol=0, atol=1e-9
+    )
 
 
 def test_fluctuations_do_not_recompile() -> None:

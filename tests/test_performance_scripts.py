@@ -39,6 +39,7 @@ def test_benchmark_profile_and_report(script, tmp_path, monkeypatch, capsys, qui
     cost = found["48 atoms of water, nve, float32", "MD cost"]
     assert cost["subject"] == "moment-s (random weights)" and cost["value"] > 0
     assert cost["spread"][0] <= cost["value"] <= cost["spread"][1]
+    assert "'sizes=[48]'" in cost["command"]
     aggregate = found["2 replicas of 24 atoms", script("report_performance").AGGREGATE]
     assert aggregate["unit"] == "x" and aggregate["value"] > 0
     parts = "48 atoms of water, parts of a step"

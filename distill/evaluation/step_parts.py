@@ -112,7 +112,10 @@ def _row_model(student: Student) -> RowModel:
 def loop_parts(
     potential: Potential, positions: np.ndarray, config: MDConfig, steps_per_rebuild: float
 ) -> list[Part]:
-    """Energy and forces, the check and the rebuild of the list, and the integrator."""
+    """Energy and forces, the check and the rebuild of the list, and the integrator.
+
+    Energy, forces and uncertainty too, where the potential has one.
+    """
     where = jnp.asarray(positions, potential.dtype)
     lists = potential.allocate(where)
     # The lists of a place far away: every atom has moved, so that the update must rebuild.
@@ -128,8 +131,14 @@ def loop_parts(
     )
     start, step = make_integrator(free, config)
     state = start(jax.random.PRNGKey(0), where, jnp.zeros(()))
+    evaluated = [Part("energy and forces", potential.energy_and_forces, (where, lists), None)]
+    if potential.with_uncertainty is not None:
+        # Asked for when a frame is recorded only.
+        often = 1.0 / config.record_every
+        known = potential.with_uncertainty
+        evaluated.append(Part("the same and uncertainty", known, (where, lists), None, often))
     return [
-        Part("energy and forces", potential.energy_and_forces, (where, lists), None),
+        *evaluated,
         Part(
             "list check",
             potential.update,
