@@ -407,7 +407,6 @@ def on_two_devices(*arguments: str) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
 
 
-@pytest.mark.slow
 def test_steps_on_two_devices_are_those_on_one():
     on_two_devices()
 
