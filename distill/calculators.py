@@ -63,7 +63,7 @@ class _StudentSource:
 
     def __init__(self, student: Student, dtype: Any, skin: float):
         self._student, self._dtype, self._skin = student, dtype, skin
-        self._compiled: CompiledSystem | None = None
+        self.compiled: CompiledSystem | None = None
         self._reference = np.zeros(0)
         self._last = Atoms()
         self._calls = 0
@@ -72,8 +72,8 @@ class _StudentSource:
         (atoms,) = structures
         if not self._is_compiled(atoms):
             return self._student.label(structures, dtype=self._dtype)
-        assert self._compiled is not None
-        found = self._compiled(atoms)
+        assert self.compiled is not None
+        found = self.compiled(atoms)
         energies = found.per_atom_energy + self._reference
         periodic = atoms.pbc.all()
         return Labels(
@@ -86,18 +86,18 @@ class _StudentSource:
 
     def _is_compiled(self, atoms: Atoms) -> bool:
         """Whether the compiled system serves `atoms`; it is made now if that is worth while."""
-        if self._compiled is not None and self._compiled.serves(atoms):
+        if self.compiled is not None and self.compiled.serves(atoms):
             self._calls = 0
             return True
         same = np.array_equal(atoms.numbers, self._last.numbers)
         same = same and bool((atoms.pbc == self._last.pbc).all())
         self._calls = self._calls + 1 if same else 1
         self._last = atoms
-        if len(atoms) == 0 or (self._compiled is not None and self._calls < CALLS_UNTIL_COMPILED):
+        if len(atoms) == 0 or (self.compiled is not None and self._calls < CALLS_UNTIL_COMPILED):
             return False
         student = self._student
         potential = student.potential(atoms, skin=self._skin, dtype=self._dtype)
-        self._compiled = CompiledSystem(potential, atoms, student.cutoff, self._skin)
+        self.compiled = CompiledSystem(potential, atoms, student.cutoff, self._skin)
         self._reference = student.reference_energies[student.species(atoms.numbers)]
         self._calls = 0
         return True
@@ -149,6 +149,12 @@ class StudentCalculator(_LabelCalculator):
             model = load_bundle(model)
         self.student = model.student if isinstance(model, Bundle) else model
         super().__init__(_StudentSource(self.student, dtype, skin), **parameters)
+
+    @property
+    def compiled(self) -> CompiledSystem | None:
+        """What serves the calls for one system, see above; None before the first call."""
+        compiled: CompiledSystem | None = self._source.compiled
+        return compiled
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
         """What changed since the last calculation, of all that a student sees. See ASE.

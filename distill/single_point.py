@@ -7,6 +7,7 @@ the cell as given. This is exact while the strain takes no more of the skin than
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -107,6 +108,17 @@ class CompiledSystem:
             f"the neighbour list still overflows after {MAX_REALLOCATIONS} growths: atoms are much "
             "denser than at the calls before; make a new calculator for this structure"
         )
+
+    def bare_step(self, atoms: Atoms) -> Callable[[], jax.Array]:
+        """The compiled call alone, again and again for `atoms`: what calls are measured against."""
+        given = self._near_home(atoms.positions), self._cell, self._strain
+        arguments = jax.device_put(given)
+
+        def step() -> jax.Array:
+            self._lists, packed = self._step(self._lists, *arguments)
+            return packed
+
+        return step
 
     def _evaluate(
         self, lists: Any, positions: jax.Array, cell: jax.Array, strain: jax.Array
