@@ -36,7 +36,9 @@ class _LabelCalculator(Calculator):
         system_changes: Sequence[str] = all_changes,
     ) -> None:
         """All properties at once: they come from one differentiation. See ASE."""
-        super().calculate(atoms, properties, system_changes)
+        # All that the method of the base class does besides is to make a folder.
+        if atoms is not None:
+            self.atoms = atoms.copy()
         if self.atoms is None:
             raise ValueError("there are no atoms to calculate: pass them or attach the calculator")
         if "stress" in properties and not self.atoms.pbc.all():
@@ -79,7 +81,7 @@ class _StudentSource:
         return Labels(
             energy=np.array([energies.sum()]),
             forces=[found.forces],
-            stress=found.virial[None] / abs(atoms.cell.volume) if periodic else None,
+            stress=found.virial[None] / self.compiled.volume if periodic else None,
             per_atom_energy=[energies],
             uncertainty=None if found.uncertainty is None else [found.uncertainty],
         )

@@ -52,7 +52,12 @@ class CompiledSystem:
 
     Elements and periodicity are fixed. The call compiles once, and again when a list outgrows its
     buffers.
+
+    Attributes:
+        volume: of the cell of the last call, Å³, where all directions are periodic.
     """
+
+    volume: float
 
     def __init__(self, potential: Potential, atoms: Atoms, cutoff: float, skin: float):
         """Start with no list.
@@ -159,6 +164,7 @@ class CompiledSystem:
             return False
         self._given, self._full = cell.copy(), full
         self._inverse = np.linalg.inv(full)
+        self.volume = float(abs(np.linalg.det(full)))
         self._cell = full.astype(self._potential.dtype)
         self._strain = strain.astype(self._potential.dtype)
         self._shift = self._wrapped_by @ full
