@@ -26,6 +26,8 @@ class GroupedFunctions(NamedTuple):
     Attributes:
         run: `(positions [n, 3], list) -> (energies [n], features [n, H], forces [n, 3])`, eV and
             eV/Å; energies and features in the order of the rows, forces in that of the atoms.
+        run_in_cell: `(positions, list, cell [3, 3]) -> (energies, features, forces, virial
+            [3, 3])`: the same in another cell than that of the atoms, and dE/dstrain in eV.
         rows: `[n]` int32, static: the element of each row.
     """
 
@@ -33,6 +35,9 @@ class GroupedFunctions(NamedTuple):
     update: Callable[[GroupedList, jax.Array], GroupedList]
     overflow: Callable[[GroupedList, jax.Array], jax.Array]
     run: Callable[[jax.Array, GroupedList], tuple[jax.Array, jax.Array, jax.Array]]
+    run_in_cell: Callable[
+        [jax.Array, GroupedList, Any], tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+    ]
     rows: np.ndarray
 
 
@@ -61,7 +66,7 @@ def grouped_functions(
     def overflow(nbrs: GroupedList, positions: jax.Array) -> jax.Array:
         return nbrs.overflow | nbrs.stale | lists.is_stale(nbrs, positions)
 
-    def run(positions: jax.Array, nbrs: GroupedList) -> tuple[jax.Array, jax.Array, jax.Array]:
+    def evaluated(positions: jax.Array, nbrs: GroupedList, cell: Any, with_virial: bool) -> Any:
         extended = extended_positions(nbrs, positions, cell)
         # Gathers of numbers are faster than gathers of rows of three.
         axes = [extended[:, axis] for axis in range(3)]
@@ -78,16 +83,28 @@ def grouped_functions(
         others = np.repeat(np.arange(len(nbrs.groups), dtype=np.int32), nbrs.groups)
         if kernel is blocked:
             own = weights.astype(positions.dtype)
-            energies, features, gradient = moment_blocks(own, vectors, given, others, runs)
+            energies, features, gradient, virials = moment_blocks(
+                own, vectors, given, others, runs, with_virials=with_virial
+            )
         else:
             filled = nbrs.neighbors < len(extended) - 1
             every = jnp.stack(vectors(given), axis=-1)
             (energies, features), whole = kernel(model, every, others, filled, rows)
             gradient = whole[..., 0], whole[..., 1], whole[..., 2]
+            within = jnp.where(filled[..., None], every, 0)
+            virials = jnp.einsum("nka,nkb->nab", within, whole) if with_virial else None
         by_row = gathered_forces(gradient, nbrs.reverse)
-        return energies, features, in_order_of_atoms(by_row, nbrs)
+        forces = in_order_of_atoms(by_row, nbrs)
+        return energies, features, forces, virials.sum(0) if virials is not None else None
 
-    return GroupedFunctions(allocate, lists.update, overflow, run, rows)
+    def run(positions: jax.Array, nbrs: GroupedList) -> tuple[jax.Array, jax.Array, jax.Array]:
+        energies, features, forces, _ = evaluated(positions, nbrs, cell, False)
+        return energies, features, forces
+
+    def run_in_cell(positions: jax.Array, nbrs: GroupedList, cell: Any) -> Any:
+        return evaluated(positions, nbrs, cell, True)
+
+    return GroupedFunctions(allocate, lists.update, overflow, run, run_in_cell, rows)
 
 
 def _by_weights_alone(*_: Any) -> Any:

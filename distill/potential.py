@@ -136,6 +136,9 @@ class Potential:
             The energy leaves out reference (atomic self) energies.
         with_uncertainty: pure, `(positions, lists) -> (energy, forces, expected length of the
             force error of each atom [n] in eV/Å)`; None for a model that has none.
+        evaluate: pure, `(positions, lists, cell [3, 3]) -> Evaluation` of one system, in any cell
+            in which the lists hold all pairs within the cutoff; `beside` holds the expected force
+            errors `[n]`, if there are any. None for other models than students.
         kernel: name of the kernel that evaluates the rows of a student; None for other models.
     """
 
@@ -146,6 +149,7 @@ class Potential:
     overflow: Callable[[Any, jax.Array], jax.Array]
     energy_and_forces: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
     with_uncertainty: Callable[..., tuple[jax.Array, jax.Array, jax.Array]] | None = None
+    evaluate: Callable[[jax.Array, Any, jax.Array], Evaluation] | None = None
     kernel: str | None = None
 
     @classmethod
@@ -207,7 +211,9 @@ def local_potential(
     def allocate(positions: jax.Array, previous: NeighborList | None = None) -> NeighborList:
         return lists.allocate(jnp.asarray(positions, dtype), previous=previous)
 
-    def run(positions: jax.Array, neighbors: NeighborList) -> tuple[Any, jax.Array]:
+    def run(
+        positions: jax.Array, neighbors: NeighborList, cell: jax.Array = cell
+    ) -> tuple[Any, jax.Array, jax.Array]:
         mask = neighbors.neighbors < positions.shape[0]
         vectors = positions.at[neighbors.neighbors].get(mode="clip") - positions[:, None]
         if atoms.pbc.any():
@@ -220,20 +226,26 @@ def local_potential(
         evaluated = _kernel(kernel, message_passing, neighbors.neighbors)
         output, gradients = evaluated(atomic_energy, vectors, others, mask, species)
         outputs = output if isinstance(output, tuple) else (output,)
-        return outputs, assemble_forces(gradients, neighbors.neighbors)
+        virial = jnp.einsum("nka,nkb->ab", jnp.where(mask[..., None], vectors, 0), gradients)
+        return outputs, assemble_forces(gradients, neighbors.neighbors), virial
 
     def energy_and_forces(
         positions: jax.Array, neighbors: NeighborList
     ) -> tuple[jax.Array, jax.Array]:
-        outputs, forces = run(positions, neighbors)
+        outputs, forces, _ = run(positions, neighbors)
         return outputs[0].sum(), forces
 
     def uncertain(
         positions: jax.Array, neighbors: NeighborList
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
         assert uncertainty is not None
-        outputs, forces = run(positions, neighbors)
+        outputs, forces, _ = run(positions, neighbors)
         return outputs[0].sum(), forces, uncertainty(outputs[1], species)
+
+    def in_cell(positions: jax.Array, neighbors: NeighborList, cell: jax.Array) -> Evaluation:
+        outputs, forces, virial = run(positions, neighbors, cell)
+        beside = () if uncertainty is None else (uncertainty(outputs[1], species),)
+        return _of_one_system(outputs[0], forces, virial, beside)
 
     def overflow(neighbors: NeighborList, positions: jax.Array) -> jax.Array:
         return neighbors.overflow | neighbors.stale | lists.is_stale(neighbors, positions)
@@ -246,8 +258,15 @@ def local_potential(
         overflow=overflow,
         energy_and_forces=energy_and_forces,
         with_uncertainty=uncertain if uncertainty is not None else None,
+        evaluate=in_cell,
         kernel=kernel_name(reference if message_passing else kernel),
     )
+
+
+def _of_one_system(
+    energies: jax.Array, forces: jax.Array, virial: jax.Array, beside: tuple[jax.Array, ...]
+) -> Evaluation:
+    return Evaluation(energies.sum()[None], forces, virial[None], energies, beside)
 
 
 def _grouped_potential(
@@ -271,6 +290,13 @@ def _grouped_potential(
         expected = uncertainty(features, grouped.rows)
         return energies.sum(), forces, in_order_of_atoms(expected, nbrs)
 
+    def in_cell(positions: jax.Array, nbrs: Any, cell: jax.Array) -> Evaluation:
+        energies, features, forces, virial = grouped.run_in_cell(positions, nbrs, cell)
+        beside: tuple[jax.Array, ...] = ()
+        if uncertainty is not None:
+            beside = (in_order_of_atoms(uncertainty(features, grouped.rows), nbrs),)
+        return _of_one_system(in_order_of_atoms(energies, nbrs), forces, virial, beside)
+
     return Potential(
         numbers=atoms.numbers.copy(),
         dtype=dtype,
@@ -279,5 +305,6 @@ def _grouped_potential(
         overflow=grouped.overflow,
         energy_and_forces=energy_and_forces,
         with_uncertainty=uncertain if uncertainty is not None else None,
+        evaluate=in_cell,
         kernel=kernel_name(kernel),
     )

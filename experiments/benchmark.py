@@ -24,7 +24,9 @@ import numpy as np
 from ase import Atoms, units
 
 from benchmark_ase import Case, Run
+from benchmark_calculator import calculator_figures
 from benchmark_config import SMOKE, BenchmarkConfig
+from benchmark_memory import memory_figures
 from benchmark_peers import Peer, peers
 from benchmark_teachers import figure
 from benchmark_water import Subject, WaterBoxes, load_student
@@ -79,6 +81,15 @@ def run(config: BenchmarkConfig) -> None:
         measure(config, boxes.box(config.few_atoms), "nve", students, few)
     if config.replicas:
         record(config, replica_figures(config, boxes, students))
+    for subject in students:
+        sizes = config.calculator_sizes
+        record(config, calculator_figures(subject, boxes, sizes, config.calculator_calls))
+    if config.memory_sizes:
+        source = next(iter(sources.values()))
+        record(
+            config,
+            memory_figures(source, config.structure, config.memory_sizes, config.memory_steps),
+        )
 
 
 def chosen_peers(config: BenchmarkConfig, cutoff: float) -> list[Peer]:

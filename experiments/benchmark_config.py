@@ -17,6 +17,8 @@ SMOKE = (
     "few_atoms=0",
     "replicas=2",
     "replica_atoms=24",
+    "calculator_sizes=[9]",
+    "calculator_calls=5",
     "repeats=2",
     "steps=10",
     "min_seconds=0.05",
@@ -42,6 +44,12 @@ class BenchmarkConfig:
         few_atoms: size at which models that take seconds per step are run; 0 leaves them out.
         replicas: systems side by side, against one system of as many atoms; 0 leaves them out.
         replica_atoms: of each.
+        calculator_sizes: numbers of atoms at which the ASE calculator's calls are timed; 9 is a
+            molecule without a cell.
+        calculator_calls: of each size.
+        memory_sizes: numbers of atoms of runs whose memory is measured, each in a process of its
+            own, with the first student.
+        memory_steps: of these runs.
         repeats: of every run; models that take seconds per step are run twice at most.
         steps: per compiled block of a student; frames are recorded once per block.
         peer_steps: of a run of a peer.
@@ -65,6 +73,10 @@ class BenchmarkConfig:
     few_atoms: int = 192
     replicas: int = 32
     replica_atoms: int = 96
+    calculator_sizes: tuple[int, ...] = (9, 96, 768)
+    calculator_calls: int = 300
+    memory_sizes: tuple[int, ...] = ()
+    memory_steps: int = 5
     repeats: int = 5
     steps: int = 100
     peer_steps: int = 10

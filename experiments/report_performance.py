@@ -14,6 +14,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
+from benchmark_calculator import OVERHEAD
 from distill.evaluation.results import read_records, replace_text
 from report_results import DOCS, atoms_of, digits, fill, origin
 
@@ -43,6 +44,8 @@ def tables(records: list[Record]) -> dict[str, str]:
         "cost": cost_table(records),
         "ratios": ratio_table(records),
         "replicas": replica_table(records),
+        "calculator": calculator_table(records),
+        "memory": memory_table(records),
         "parts": parts_table(records),
     }
 
@@ -100,6 +103,38 @@ def replica_table(records: list[Record]) -> str:
         lines.append(
             f"| {r['case']} | {r['subject']} | {cost} | {digits(r['value'])} | {span(r)} |"
         )
+    return "\n".join([*lines, "", origin(chosen)])
+
+
+def calculator_table(records: list[Record]) -> str:
+    """Calls of the ASE calculator beside the compiled step."""
+    chosen = [r for r in records if r["metric"] == OVERHEAD]
+    if not chosen:
+        return NOTHING
+    lines = [
+        "| case | student | call (ms) | compiled step (ms) | overhead (ms) | quartiles |",
+        "|---|---|---:|---:|---:|---:|",
+    ]
+    for r in sorted(chosen, key=lambda r: (atoms_of(r["case"]), r["subject"])):
+        beside = [
+            value_of(records, r["case"], r["subject"], metric)
+            for metric in ("call", "compiled step")
+        ]
+        lines.append(
+            f"| {r['case']} | {r['subject']} | {' | '.join(beside)} | {digits(r['value'])} | "
+            f"{span(r)} |"
+        )
+    return "\n".join([*lines, "", origin(chosen)])
+
+
+def memory_table(records: list[Record]) -> str:
+    """Memory of large boxes."""
+    chosen = [r for r in records if r["unit"] == "kB/atom"]
+    if not chosen:
+        return NOTHING
+    lines = ["| case | student | memory | kB/atom |", "|---|---|---|---:|"]
+    for r in sorted(chosen, key=lambda r: (atoms_of(r["case"]), r["subject"])):
+        lines.append(f"| {r['case']} | {r['subject']} | {r['metric']} | {digits(r['value'])} |")
     return "\n".join([*lines, "", origin(chosen)])
 
 

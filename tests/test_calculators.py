@@ -58,7 +58,7 @@ def test_results_are_those_of_the_student(x64):
     labels = student.label([atoms], dtype=np.float64)
     assert atoms.get_potential_energy() == pytest.approx(labels.energy[0], rel=1e-14)
     assert atoms.get_potential_energy(force_consistent=True) == atoms.get_potential_energy()
-    np.testing.assert_array_equal(atoms.get_forces(), labels.forces[0])
+    np.testing.assert_allclose(atoms.get_forces(), labels.forces[0], rtol=0, atol=1e-12)
     np.testing.assert_allclose(atoms.get_stress(voigt=False), labels.stress[0], atol=1e-15)
     assert atoms.get_potential_energies().sum() == pytest.approx(labels.energy[0], rel=1e-13)
 

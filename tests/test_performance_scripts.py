@@ -47,12 +47,32 @@ def test_benchmark_profile_and_report(script, tmp_path, monkeypatch, capsys, qui
         assert found[parts, part]["value"] > 0 and part in shown
     assert found[parts, "kernel, operations"]["value"] > 1e4
     assert found[parts, "memory, temporary"]["value"] > 0
+    overhead = found["9 atoms of water, ASE calculator", script("report_performance").OVERHEAD]
+    assert overhead["unit"] == "ms/call" and overhead["value"] > 0
     tables = script("report_performance").tables(records)
+    assert "| 9 atoms of water, ASE calculator |" in tables["calculator"]
     assert "| moment-s (random weights) |" in tables["cost"]
     assert "| kernel |" in tables["parts"] and "limit |" in tables["parts"]
     assert tables["ratios"] == script("report_performance").NOTHING
     script("report_performance").plot(records, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 5000
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_of_a_box_is_that_of_its_own_process(script, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
+    figures = script("benchmark_memory").memory_figures("moment-s", None, (96,), 2)
+    found = {figure.metric: figure.value for figure in figures}
+    # Two int32 per slot, and some hundred slots at most.
+    assert 0.3 < found["list"] < 5 and found["compiled block, temporary"] > 0
+    assert found["peak of the process, beyond the list"] > found["compiled block, temporary"]
+    table = script("report_performance").memory_table(
+        [
+            {**vars(figure), "command": "", "machine": "", "date": "", "commit": ""}
+            for figure in figures
+        ]
+    )
+    assert "| list |" in table
 
 
 def test_the_page_shows_what_was_recorded(script):

@@ -28,8 +28,12 @@ def moment_blocks(
     rows: Any,
     neighbor_species: np.ndarray,
     runs: list[tuple[int, int, int]],
-) -> tuple[jax.Array, jax.Array, Components]:
-    """Energies `[b]` (eV), last features `[b, H]` and the gradient (eV/Å) of sorted rows.
+    *,
+    with_virials: bool = False,
+) -> tuple[jax.Array, jax.Array, Components, jax.Array | None]:
+    """Energies `[b]` (eV), last features `[b, H]`, gradient (eV/Å) and virials of sorted rows.
+
+    Virials `[b, 3, 3]` are the sums over the slots of a row of vector ⊗ gradient, in eV.
 
     Args:
         weights: of the model, in the precision of the vectors.
@@ -38,6 +42,7 @@ def moment_blocks(
         rows: arrays with rows along the leading axis.
         neighbor_species: `[K]`, sorted: the element of each slot.
         runs: `(element, start, end)` of the rows, see `element_runs`.
+        with_virials: whether to sum them; None is returned in their place otherwise.
     """
     parts = []
     for element, start, end in runs:
@@ -49,13 +54,21 @@ def moment_blocks(
             energies, features, slopes = moment_terms(
                 weights, terms, neighbor_species, own, slopes_by_sums
             )
-            return energies, features, cartesian(terms, slopes)
+            if not with_virials:
+                return energies, features, cartesian(terms, slopes), None
+            gradient = kept(lambda: cartesian(terms, slopes), x)
+            return energies, features, gradient, _virials((x, y, z), gradient)
 
         mine = jax.tree.map(lambda array, own=slice(start, end): array[own], rows)
         parts.append(in_blocks(block, mine, BLOCK_ROWS))
-    joined: tuple[jax.Array, jax.Array, Components]
+    joined: tuple[jax.Array, jax.Array, Components, jax.Array | None]
     joined = jax.tree.map(lambda *own: jnp.concatenate(own), *parts)
     return joined
+
+
+def _virials(vectors: Components, gradient: Components) -> jax.Array:
+    sums = [(r * g).sum(axis=1) for r in vectors for g in gradient]
+    return jnp.stack(sums, axis=-1).reshape(-1, 3, 3)
 
 
 def in_blocks(function: Callable[[Any], Any], rows: Any, size: int) -> Any:

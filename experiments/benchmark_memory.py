@@ -1,0 +1,133 @@
+"""Memory of molecular dynamics of large boxes, each size in a process of its own.
+
+`memory_figures` starts this file as a script for each size. What a process holds and its peaks are
+those that Linux tells; the compiler's share hardly depends on the number of atoms.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from benchmark_teachers import figure
+from benchmark_water import WaterBoxes, load_student
+from distill.errors import ConfigError, SimulationError
+from distill.evaluation.results import Figure
+from distill.simulation import MDConfig, make_block
+
+
+def memory_figures(
+    student: str, structure: Path | None, sizes: tuple[int, ...], steps: int
+) -> list[Figure]:
+    """kB per atom of lists, of a run beyond its lists, and of the compiled block.
+
+    Args:
+        student: see `benchmark_water.load_student`.
+        structure: see `benchmark_water.WaterBoxes`.
+        sizes: numbers of atoms.
+        steps: of NVE, after the allocation of the list.
+
+    Raises:
+        ConfigError: this is not Linux.
+        SimulationError: a process failed.
+    """
+    if not sys.platform.startswith("linux"):
+        raise ConfigError("memory_sizes needs Linux, which tells what a process holds")
+    figures = []
+    for size in sizes:
+        given = {"student": student, "structure": structure and str(structure), "atoms": size}
+        found = subprocess.run(
+            [sys.executable, __file__, json.dumps({**given, "steps": steps})],
+            stdout=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+        if found.returncode:
+            raise SimulationError(
+                f"the run of {size} atoms ended with status {found.returncode}; if the machine ran "
+                "out of memory choose smaller memory_sizes"
+            )
+        measured = json.loads(found.stdout.splitlines()[-1])
+        subject, case = measured.pop("subject"), f"{size} atoms of water, memory"
+        seconds = measured.pop("seconds per step")
+        print(f"{case}: {steps} steps of {seconds:.2f} s each")
+        for name, held in measured.items():
+            print(f"{case}, {name}: {1e-3 * held / size:.2f} kB per atom")
+            figures.append(figure(case, subject, name, [1e-3 * held / size], "kB/atom"))
+        figures.append(figure(case, subject, "first steps", [1e6 * seconds / size], "us/atom/step"))
+    return figures
+
+
+def measure(student: str, structure: str | None, atoms: int, steps: int) -> dict[str, Any]:
+    """Bytes by what they are for, in this process."""
+    subject = load_student(Path(student).name, student)
+    box = WaterBoxes(None if structure is None else Path(structure), None, 0, 300.0).box(atoms)
+    jax.block_until_ready(jnp.ones(8) @ jnp.ones(8))
+    before = forget_peak()
+    potential = subject.student.potential(box)
+    positions = box.positions.astype(np.float32)
+    lists = potential.allocate(positions)
+    held = sum(leaf.nbytes for leaf in jax.tree.leaves(lists))
+    peaks = [peak()]
+    resident = forget_peak()
+    config = MDConfig(timestep=0.5, steps=steps, record_every=steps, block_steps=steps)
+    start, block = make_block(potential, config)
+    state = start(jax.random.PRNGKey(0), jnp.asarray(positions), lists)
+    compiled = block.lower(state, lists, 1).compile()  # type: ignore[attr-defined]
+    peaks.append(peak())
+    ready = forget_peak()
+    begun = time.perf_counter()
+    state, lists, records, overflow = compiled(state, lists)
+    jax.block_until_ready(state)
+    seconds = (time.perf_counter() - begun) / steps
+    peaks.append(peak())
+    if bool(overflow) or not np.isfinite(records[2]).all():
+        raise SimulationError("the list overflowed, or the energy is not finite")
+    analysis = compiled.memory_analysis()
+    return {
+        "subject": subject.label,
+        "seconds per step": seconds,
+        "list": held,
+        "peak of the allocation, beyond the list": peaks[0] - before - held,
+        "held after the allocation, beyond the list": resident - before - held,
+        "growth during the compilation": peaks[1] - resident,
+        "growth during the run, the next list among it": peaks[2] - ready,
+        "peak of the process, beyond the list": max(peaks) - before - held,
+        "compiled block, arguments": analysis.argument_size_in_bytes,
+        "compiled block, results": analysis.output_size_in_bytes,
+        "compiled block, temporary": analysis.temp_size_in_bytes,
+    }
+
+
+def peak() -> int:
+    """Most bytes that this process held since `forget_peak`."""
+    return _status("VmHWM")
+
+
+def forget_peak() -> int:
+    """Give back what is free, let the peak begin anew, and say what is held, in bytes."""
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(name))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    print(json.dumps(measure(**json.loads(sys.argv[1]))))
