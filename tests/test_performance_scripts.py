@@ -47,8 +47,10 @@ def test_benchmark_profile_and_report(script, tmp_path, monkeypatch, capsys, qui
         assert found[parts, part]["value"] > 0 and part in shown
     assert found[parts, "kernel, operations"]["value"] > 1e4
     assert found[parts, "memory, temporary"]["value"] > 0
-    overhead = found["9 atoms of water, ASE calculator", script("report_performance").OVERHEAD]
-    assert overhead["unit"] == "ms/call" and overhead["value"] > 0
+    # The overhead is a small difference of times: on a busy machine it may be negative.
+    calls = "9 atoms of water, ASE calculator"
+    assert found[calls, "call"]["value"] > 0 and found[calls, "compiled step"]["value"] > 0
+    assert found[calls, script("report_performance").OVERHEAD]["unit"] == "ms/call"
     tables = script("report_performance").tables(records)
     assert "| 9 atoms of water, ASE calculator |" in tables["calculator"]
     assert "| moment-s (random weights) |" in tables["cost"]
