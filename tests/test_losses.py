@@ -240,6 +240,8 @@ def test_the_hessian_term_is_a_difference_of_forces(dataset, student):
         error = (expected - batch.product)[real]
         assert float(sums["hessian_squared"]) == pytest.approx((error**2).sum(), rel=1e-6)
         assert float(weighted_loss(sums, loss)) == pytest.approx((error**2).mean(), rel=1e-6)
+        absolute = replace(loss, hessian_kind="mae")
+        assert float(weighted_loss(sums, absolute)) == pytest.approx(np.abs(error).mean(), rel=1e-6)
     chosen = [int(i) for i in batch.indices if i >= 0]
     for k, index in enumerate(chosen):
         directions, products = dataset.hessian.of(index)

@@ -23,8 +23,9 @@ class LossConfig:
         stress: weight of the squared error of a stress component, 1/(eV/Å³)².
         per_atom_energy: weight of the squared error of each atom's energy, 1/eV²; needs a teacher
             that has them.
-        hessian: weight of the squared error of a component of a Hessian-vector product,
-            1/(eV/Å²)²; one stored product of each structure is drawn per step.
+        hessian: weight of the error of a component of a Hessian-vector product, squared
+            1/(eV/Å²)², absolute 1/(eV/Å²); one stored product of each structure is drawn per step.
+        hessian_kind: `mse`, or `mae`, to which stiff bonds matter less.
         force_kind: `mse`, `mae`, or `huber`, which is quadratic up to `huber_delta`.
         huber_delta: eV/Å.
         uncertainty_scale: eV/Å; forces on an atom whose teacher's members differ by s count
@@ -42,6 +43,7 @@ class LossConfig:
     stress: float = 0.0
     per_atom_energy: float = 0.0
     hessian: float = 0.0
+    hessian_kind: Literal["mse", "mae"] = "mse"
     force_kind: Literal["mse", "mae", "huber"] = "mse"
     huber_delta: float = 0.1
     uncertainty_scale: float = 0.0

@@ -90,6 +90,8 @@ def weighted_loss(
     for name in TERMS:
         weight = getattr(weights, name) * (1.0 if factors is None else factors[name])
         summed, count = ("penalty", "weight") if name == "forces" else ("squared", "count")
+        if name == "hessian" and weights.hessian_kind == "mae":
+            summed = "absolute"
         if f"{name}_{count}" not in sums or getattr(weights, name) == 0:
             continue
         mean = sums[f"{name}_{summed}"] / jnp.maximum(sums[f"{name}_{count}"], 1e-9)
