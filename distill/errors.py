@@ -45,3 +45,7 @@ class SimulationError(DistillError, RuntimeError):
 
 class ConfigError(DistillError, ValueError):
     """A configuration holds an unknown key or a value of the wrong type."""
+
+
+class CheckpointError(DistillError, ValueError):
+    """A checkpoint of a simulation is damaged or belongs to another run."""

@@ -66,7 +66,7 @@ class BenchmarkConfig:
     skin: float | None = None
     structure: Path | None = None
     sizes: tuple[int, ...] = (648, 1536, 5184)
-    ensembles: tuple[str, ...] = ENSEMBLES
+    ensembles: tuple[str, ...] = ("nve", "nvt_langevin")
     peers: tuple[str, ...] = ("all",)
     teachers: tuple[str, ...] = ("fennol:ani1ccx?member=0",)
     peer_atoms: int = 5184

@@ -17,7 +17,7 @@ from distill.neighbors.build import build
 from distill.neighbors.grouped import GroupedList
 from distill.potential import Potential
 from distill.simulation import MDConfig, run_md
-from distill.simulation.run import allocate_lists, make_block
+from distill.simulation.blocks import allocate_lists, make_block
 from distill.students import Student, StudentSpec, Uncertainty
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")

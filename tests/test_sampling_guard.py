@@ -36,6 +36,7 @@ def frames_of(positions: np.ndarray, **values: np.ndarray) -> Frames:
         potential_energy=np.zeros(shape),
         kinetic_energy=np.zeros(shape),
         temperature=values.get("temperature", np.full(shape, 300.0)),
+        conserved_energy=np.zeros(shape),
         uncertainty=values.get("uncertainty", np.zeros((*shape, 0))),
     )
 
@@ -118,9 +119,10 @@ def test_trajectories_are_cut_where_the_potential_lets_atoms_fly(
 
         return toy_potential(energy, start.numbers)
 
-    whole = sample_by_md(make, atoms, run_config(None), progress=False)
+    short = {"spacing": 4.0, "equilibration": 4.0}
+    whole = sample_by_md(make, atoms, run_config(None, **short), progress=False)
     guard = GuardConfig(bonds=1.5)
-    cut = sample_by_md(make, atoms, run_config(guard), progress=False)
+    cut = sample_by_md(make, atoms, run_config(guard, **short), progress=False)
     assert 0 < len(cut) < len(whole) == 40
     assert "changed at" in capsys.readouterr().out
     for name in set(cut.trajectory):  # the frames before are those of the run without guard

@@ -281,7 +281,7 @@ def test_starts_that_cannot_be_run(toy_potential):
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"ensemble": "npt"}, "ensemble must be one of nve, nvt_langevin: 'npt'"),
+        ({"ensemble": "npt"}, "ensemble must be one of nve, nvt_langevin, .*: 'npt'"),
         ({"timestep": 0.0}, "timestep must be larger than zero, got 0.0"),
         ({"timestep": float("nan")}, "timestep must be larger than zero, got nan"),
         ({"steps": -10}, "steps must be larger than zero, got -10"),
@@ -291,6 +291,9 @@ def test_starts_that_cannot_be_run(toy_potential):
         ({"friction": -0.1}, "temperature and friction must not be negative"),
         ({"block_steps": 505}, r"block_steps \(505\) and steps \(1000\) must be multiples"),
         ({"steps": 1005}, "must be multiples of record_every"),
+        ({"ensemble": "nvt_csvr", "temperature": 0.0}, "nvt_csvr needs a temperature above zero"),
+        ({"ensemble": "nvt_nose_hoover", "thermostat_time": 4.0}, r"thermostat_time \(4.0 fs\)"),
+        ({"chain_length": 1}, "chain_length must be at least 2, got 1"),
     ],
 )
 def test_bad_settings(values, message):

@@ -13,7 +13,7 @@ import numpy as np
 from distill.errors import CapacityError
 from distill.potential import Potential
 from distill.simulation import MDConfig, make_block, make_integrator
-from distill.simulation.run import MAX_REALLOCATIONS, allocate_lists
+from distill.simulation.blocks import MAX_REALLOCATIONS, allocate_lists
 
 
 class TimedMD:

@@ -6,11 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
-from ase.data import covalent_radii
 
 from distill.errors import ConfigError, SimulationError
-from distill.neighbors import neighbor_table
 from distill.simulation import Frames
+from distill.simulation.contacts import bond_reach, bonded, close_pairs
 
 
 @dataclass(frozen=True)
@@ -101,15 +100,8 @@ class Guard:
 
     def _distances(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Pairs `[P, 2]` and their distances `[P]` in Å, as far as the checks reach."""
-        atoms, config = self.atoms, self.config
-        bonded = config.bonds * 2 * covalent_radii[atoms.numbers].max()
-        reach = max(config.min_distance, bonded, 1.5)
-        table = neighbor_table(positions, atoms.cell.array, atoms.pbc, reach)
-        first, second, _, vectors = table.pairs(positions, atoms.cell.array)
-        return np.stack([first, second], axis=1), np.linalg.norm(vectors, axis=1)
+        reach = max(self.config.min_distance, bond_reach(self.atoms, self.config.bonds), 1.5)
+        return close_pairs(self.atoms, positions, reach)
 
     def _bonds(self, distances: tuple[np.ndarray, np.ndarray]) -> set[tuple[int, int]]:
-        pairs, lengths = distances
-        radii = covalent_radii[self.atoms.numbers]
-        near = lengths < self.config.bonds * radii[pairs].sum(1)
-        return {(int(i), int(j)) for i, j in pairs[near] if i <= j}
+        return bonded(self.atoms, *distances, self.config.bonds)

@@ -1,18 +1,26 @@
 """Molecular dynamics on the device with jax-md: knows a potential, no teacher and no student."""
 
+from distill.simulation.blocks import make_block
+from distill.simulation.checkpoints import Follower, MDCheckpoints
 from distill.simulation.config import ENSEMBLES, MDConfig
 from distill.simulation.ensembles import kinetic_energy, make_integrator, mass_of
+from distill.simulation.frames import Frames
 from distill.simulation.relax import Relaxed, make_relaxer, relax
-from distill.simulation.run import Frames, MDResult, make_block, run_md
+from distill.simulation.run import MDResult, run_md
+from distill.simulation.safety import SafetyConfig, Watch
 from distill.simulation.trajectory import TrajectoryWriter
 
 __all__ = [
     "ENSEMBLES",
+    "Follower",
     "Frames",
+    "MDCheckpoints",
     "MDConfig",
     "MDResult",
     "Relaxed",
+    "SafetyConfig",
     "TrajectoryWriter",
+    "Watch",
     "kinetic_energy",
     "make_block",
     "make_integrator",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-ENSEMBLES = ("nve", "nvt_langevin")
+ENSEMBLES = ("nve", "nvt_langevin", "nvt_nose_hoover", "nvt_csvr")
 """Names of the ensembles available."""
 
 
@@ -12,11 +12,18 @@ ENSEMBLES = ("nve", "nvt_langevin")
 class MDConfig:
     """A molecular dynamics run.
 
+    `nvt_langevin` moves the centre of mass too. `nvt_nose_hoover` (chains) and `nvt_csvr`
+    (stochastic velocity rescaling, J. Chem. Phys. 126, 014101) scale all velocities alike: they
+    hold the centre of mass still and the 3n - 3 other degrees of freedom at the temperature, so
+    they suit potentials without an external field.
+
     Attributes:
         ensemble: one of `ENSEMBLES`.
         timestep: fs.
         temperature: K; of the initial velocities and, in NVT, of the bath.
         friction: 1/fs, of the Langevin bath.
+        thermostat_time: fs, period of the Nosé-Hoover chain or relaxation time of CSVR.
+        chain_length: thermostats in the Nosé-Hoover chain, at least 2.
         steps: integration steps.
         record_every: steps between recorded frames and energies.
         block_steps: steps per compiled block; the host looks at the run between blocks. A
@@ -32,6 +39,8 @@ class MDConfig:
     record_every: int = 10
     block_steps: int = 500
     seed: int = 0
+    thermostat_time: float = 100.0
+    chain_length: int = 3
 
     def __post_init__(self) -> None:
         if self.ensemble not in ENSEMBLES:
@@ -41,6 +50,16 @@ class MDConfig:
                 raise ValueError(f"{name} must be larger than zero, got {getattr(self, name)}")
         if not (self.temperature >= 0 and self.friction >= 0):
             raise ValueError("temperature and friction must not be negative")
+        if self.ensemble in ("nvt_nose_hoover", "nvt_csvr"):
+            if not self.temperature > 0:
+                raise ValueError(f"{self.ensemble} needs a temperature above zero")
+            if not self.thermostat_time >= 10 * self.timestep:
+                raise ValueError(
+                    f"thermostat_time ({self.thermostat_time} fs) must be at least ten timesteps "
+                    f"({10 * self.timestep} fs)"
+                )
+        if self.chain_length < 2:
+            raise ValueError(f"chain_length must be at least 2, got {self.chain_length}")
         if self.block_steps % self.record_every or self.steps % self.record_every:
             raise ValueError(
                 f"block_steps ({self.block_steps}) and steps ({self.steps}) must be multiples of "

@@ -1,4 +1,9 @@
-"""Integrators of jax-md in our units: fs, eV, Å, and masses in eV fs²/Å²."""
+"""Ensembles in our units: fs, eV, Å, and masses in eV fs²/Å².
+
+NVE and Nosé-Hoover chains are those of jax-md, with our count of the degrees of freedom. Velocities
+and the stochastic thermostats are our own: jax-md draws momenta and takes their mean off, which
+heats the light atoms of small molecules, and its CSVR uses one random key twice.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +17,12 @@ from ase.data import atomic_masses, atomic_numbers
 
 from distill.potential import Potential
 from distill.simulation.config import MDConfig
+from distill.simulation.thermostats import (
+    ThermostatState,
+    csvr_step,
+    langevin_step,
+    without_net_momentum,
+)
 from distill.units import AMU_TO_EV_FS2_PER_ANG2, BOLTZMANN
 
 
@@ -24,41 +35,108 @@ def mass_of(numbers: np.ndarray) -> np.ndarray:
     return atomic_masses[numbers][:, None] * AMU_TO_EV_FS2_PER_ANG2
 
 
+def degrees_of_freedom(n_atoms: int) -> int:
+    """3n - 3, of the motion relative to the centre of mass; 3 for a single atom."""
+    return 3 * n_atoms - 3 if n_atoms > 1 else 3
+
+
 def make_integrator(
     potential: Potential, config: MDConfig
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`(init, step)` of the ensemble.
 
-    `init(key, positions, neighbors, velocities=None)` gives jax-md's state,
-    `step(state, neighbors)` the next one; velocities in Å/fs. Positions are never wrapped.
+    `init(key, positions, neighbors, velocities=None)` gives a state with `position`, `momentum`,
+    `force` and `mass`, `step(state, neighbors)` the next one; velocities in Å/fs, drawn from
+    Maxwell-Boltzmann without net momentum if there are none. Positions are never wrapped.
     """
+    thermal_energy = config.temperature * BOLTZMANN
+    mass = jnp.asarray(mass_of(potential.numbers), potential.dtype)
+    freedom = degrees_of_freedom(len(potential.numbers))
+    if config.ensemble == "nvt_langevin":
+        step: Any = langevin_step(
+            potential.forces, config.timestep, thermal_energy, config.friction
+        )
+    elif config.ensemble == "nvt_csvr":
+        step = csvr_step(
+            potential.forces, config.timestep, thermal_energy, config.thermostat_time, freedom
+        )
+    else:
+        init, step = _of_jax_md(potential, config, mass, freedom)
+
+    def start(key: jax.Array, positions: jax.Array, neighbors: Any, velocities: Any = None) -> Any:
+        positions = jnp.asarray(positions, potential.dtype)
+        key, own = jax.random.split(key)
+        if velocities is None:
+            draw = jax.random.normal(own, positions.shape, positions.dtype)
+            momenta = without_net_momentum(jnp.sqrt(mass * thermal_energy) * draw, mass)
+        else:
+            momenta = jnp.asarray(velocities, positions.dtype) * mass
+        if config.ensemble in ("nvt_nose_hoover", "nvt_csvr"):
+            momenta = without_net_momentum(momenta, mass)
+        if config.ensemble in ("nve", "nvt_nose_hoover"):
+            return init(key, positions, momenta, neighbors)
+        force = potential.forces(positions, neighbors=neighbors)
+        zero = jnp.zeros((), positions.dtype)
+        return ThermostatState(positions, momenta, force, mass, key, zero, zero)
+
+    return start, step
+
+
+def _of_jax_md(
+    potential: Potential, config: MDConfig, mass: jax.Array, freedom: int
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
     from jax_md import simulate, space
 
     _, shift = space.free()
     thermal_energy = config.temperature * BOLTZMANN
     if config.ensemble == "nve":
         init, step = simulate.nve(potential.forces, shift, dt=config.timestep)
-    else:
-        init, step = simulate.nvt_langevin(
-            potential.forces,
-            shift,
-            dt=config.timestep,
-            kT=thermal_energy,
-            gamma=config.friction,
-        )
-    mass = jnp.asarray(mass_of(potential.numbers), potential.dtype)
 
-    def start(key: jax.Array, positions: jax.Array, neighbors: Any, velocities: Any = None) -> Any:
-        positions = jnp.asarray(positions, potential.dtype)
-        momenta = None if velocities is None else jnp.asarray(velocities, positions.dtype) * mass
-        arguments = {"mass": mass, "momenta": momenta, "neighbors": neighbors}
-        if config.ensemble == "nve":
-            return init(key, positions, thermal_energy, **arguments)
-        return init(key, positions, **arguments)
+        def start_nve(key: Any, positions: Any, momenta: Any, neighbors: Any) -> Any:
+            return init(
+                key, positions, thermal_energy, mass=mass, momenta=momenta, neighbors=neighbors
+            )
 
-    return start, step
+        return start_nve, step
+
+    init, chain_step = simulate.nvt_nose_hoover(
+        potential.forces,
+        shift,
+        dt=config.timestep,
+        kT=thermal_energy,
+        chain_length=config.chain_length,
+        # jax-md's masses kT tau² belong to a period of 2 pi tau.
+        tau=config.thermostat_time / (2 * np.pi),
+    )
+
+    def start_chain(key: Any, positions: Any, momenta: Any, neighbors: Any) -> Any:
+        state = init(key, positions, mass=mass, momenta=momenta, neighbors=neighbors)
+        # jax-md counts 3n; the masses follow from the count in the first step.
+        return state.set(chain=state.chain.set(degrees_of_freedom=freedom))
+
+    def step_chain(state: Any, neighbors: Any) -> Any:
+        state = chain_step(state, neighbors=neighbors)
+        # What rounding gives to the centre of mass a global thermostat would never take back.
+        return state.set(momentum=without_net_momentum(state.momentum, mass))
+
+    return start_chain, step_chain
 
 
 def kinetic_energy(state: Any) -> jax.Array:
-    """Kinetic energy in eV of a jax-md state with masses `[n, 1]`."""
+    """Kinetic energy in eV of a state with masses `[n, 1]`."""
     return 0.5 * (state.momentum**2 / state.mass).sum()
+
+
+def bath_energy(state: Any, config: MDConfig) -> jax.Array:
+    """`[]`, eV: what added to the total energy gives the conserved quantity.
+
+    Energy of the Nosé-Hoover chain; less the heat given by a stochastic bath; 0 in NVE.
+    """
+    if config.ensemble == "nvt_nose_hoover":
+        chain, thermal_energy = state.chain, config.temperature * BOLTZMANN
+        freedom = jnp.ones_like(chain.position).at[0].set(chain.degrees_of_freedom)
+        moving = 0.5 * (chain.momentum**2 / chain.mass).sum()
+        return moving + thermal_energy * (freedom * chain.position).sum()
+    if config.ensemble == "nve":
+        return jnp.zeros((), state.momentum.dtype)
+    return -state.heat

@@ -12,7 +12,7 @@ import numpy as np
 
 from distill.errors import CapacityError, SimulationError
 from distill.potential import Potential
-from distill.simulation.run import MAX_REALLOCATIONS, allocate_lists, over_replicas
+from distill.simulation.blocks import MAX_REALLOCATIONS, allocate_lists, over_replicas
 
 BLOCK_STEPS = 10
 """Steps between looks at the neighbour lists."""

@@ -1,0 +1,106 @@
+"""The compiled loop of molecular dynamics, and the neighbour lists that go with it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from distill.potential import Potential
+from distill.simulation.config import MDConfig
+from distill.simulation.ensembles import bath_energy, kinetic_energy, make_integrator
+
+MAX_REALLOCATIONS = 10
+"""Growths of the list within one block after which the run is given up."""
+
+SEQUENTIAL_FROM = 32
+"""Atoms from which replicas run one after the other on a CPU."""
+
+
+def make_block(
+    potential: Potential, config: MDConfig, replicas: bool = False
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """`(start, block)`: the compiled loop that `run_md` is made of, for benchmarks.
+
+    `start(key, positions, neighbors, velocities=None)` gives jax-md's state,
+    `block(state, neighbors, n_records)` makes `n_records * record_every` steps and gives
+    `(state, neighbors, records, overflow)`.
+    """
+    start, step = make_integrator(potential, config)
+
+    def one_step(_: Any, carry: Any) -> Any:
+        state, neighbors, overflow = carry
+        neighbors = potential.update(neighbors, state.position)
+        state = step(state, neighbors=neighbors)
+        # Checked after the step: the list must have been valid where the force was evaluated.
+        return state, neighbors, overflow | potential.overflow(neighbors, state.position)
+
+    def record(carry: Any, _: Any) -> Any:
+        state, neighbors, overflow = jax.lax.fori_loop(0, config.record_every, one_step, carry)
+        if potential.with_uncertainty is None:
+            energy, _ = potential.energy_and_forces(state.position, neighbors)
+            uncertainty = jnp.zeros(0, potential.dtype)
+        else:
+            energy, _, uncertainty = potential.with_uncertainty(state.position, neighbors)
+        velocity = state.momentum / state.mass
+        bath = bath_energy(state, config)
+        seen = (state.position, velocity, energy, kinetic_energy(state), bath, uncertainty)
+        return (state, neighbors, overflow), seen
+
+    def block(state: Any, neighbors: Any, n_records: int) -> Any:
+        clear = jnp.zeros((), bool)
+        (state, neighbors, overflow), seen = jax.lax.scan(
+            record, (state, neighbors, clear), None, length=n_records
+        )
+        return state, neighbors, seen, overflow
+
+    if not replicas:
+        return jax.jit(start), jax.jit(block, static_argnums=2)
+
+    def many(state: Any, neighbors: Any, n_records: int) -> Any:
+        state, neighbors, seen, overflow = over_replicas(
+            lambda own: block(own[0], own[1], n_records), (state, neighbors), len(potential.numbers)
+        )
+        seen = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), seen)
+        return state, neighbors, seen, overflow
+
+    def start_many(key: Any, positions: Any, neighbors: Any, velocities: Any = None) -> Any:
+        if velocities is None:
+            return jax.vmap(start)(key, positions, neighbors)
+        return jax.vmap(start)(key, positions, neighbors, jnp.asarray(velocities))
+
+    return jax.jit(start_many), jax.jit(many, static_argnums=2)
+
+
+def over_replicas(function: Callable[[Any], Any], replicas: Any, n_atoms: int) -> Any:
+    """`function` of each replica (leading axis of all arrays), results stacked.
+
+    Under vmap a list would be rebuilt for all replicas in every step, because a branch becomes a
+    choice between two computed results. A CPU gains nothing from vmap beyond small systems, so
+    there the replicas run one after the other within the compiled loop.
+    """
+    if jax.default_backend() == "cpu" and n_atoms >= SEQUENTIAL_FROM:
+        return jax.lax.map(function, replicas)
+    return jax.vmap(function)(replicas)
+
+
+def allocate_lists(potential: Potential, positions: Any, previous: Any, replicas: bool) -> Any:
+    """Lists for `positions`, larger than `previous` if there is one; one each for replicas."""
+    if not replicas:
+        return potential.allocate(positions, previous)
+    large = None if previous is None else _one_of(previous)
+    for own in positions:  # No capacity shrinks from one to the next: the last suits all.
+        large = potential.allocate(own, large)
+    lists = jax.vmap(potential.update, in_axes=(None, 0))(large, jnp.asarray(positions))
+    if bool(jax.vmap(potential.overflow)(lists, jnp.asarray(positions)).any()):
+        # A list is too old for a replica that is further away than the skin: one of its own.
+        single = [potential.allocate(own, large) for own in positions]
+        lists = jax.tree.map(lambda *leaves: jnp.stack(leaves), *single)
+    return lists
+
+
+def _one_of(lists: Any) -> Any:
+    """The first of the replicas' lists with the flags of all: what lacks in one lacks in it."""
+    return jax.tree.map(lambda leaf: leaf.any(axis=0) if leaf.dtype == bool else leaf[0], lists)

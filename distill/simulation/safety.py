@@ -1,0 +1,189 @@
+"""Looks after a run: says which atoms left the range of the potential, when, and stops it."""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import ase.io
+import numpy as np
+from ase import Atoms
+
+from distill.errors import SimulationError
+from distill.simulation.contacts import bond_reach, bonded, close_pairs
+from distill.simulation.drift import Drift
+from distill.simulation.frames import Frames
+
+Action = Literal["stop", "warn", "ignore"]
+
+
+@dataclass(frozen=True)
+class SafetyConfig:
+    """What is looked for in a run, and what then happens: `stop`, `warn` (once) or `ignore`.
+
+    NaN and infinite values always stop a run.
+
+    Attributes:
+        contacts: two atoms, images included, closer than `min_distance`.
+        min_distance: Å.
+        bonds: a bond formed or broken since the start, so that molecules reacted or fell apart.
+        bond_factor: sums of covalent radii up to which a pair is bonded.
+        temperature: more than `max_temperature`.
+        max_temperature: in units of the temperature of the run.
+        uncertainty: an expected force error above `max_uncertainty`, of potentials that know it.
+        max_uncertainty: eV/Å.
+        drift: the conserved energy drifts by more than `max_drift`: the timestep is too large.
+        max_drift: meV/atom/ps.
+        geometry_every: contacts and bonds are looked for in every so manyth frame of a block and in
+            its last; all else in every frame.
+    """
+
+    contacts: Action = "stop"
+    min_distance: float = 0.5
+    bonds: Action = "ignore"
+    bond_factor: float = 1.3
+    temperature: Action = "stop"
+    max_temperature: float = 3.0
+    uncertainty: Action = "ignore"
+    max_uncertainty: float = 1.0
+    drift: Action = "warn"
+    max_drift: float = 1.0
+    geometry_every: int = 10
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            if not isinstance(value, str) and not 0 < value < np.inf:
+                raise ValueError(f"{name} must be larger than zero and finite, got {value}")
+
+
+class Watch:
+    """Checks the frames of a run as they come; a `Follower` for `run_md`, before any writer.
+
+    Attributes:
+        findings: every kind of fault once for each replica, as text, in order.
+    """
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        positions: np.ndarray,
+        temperature: float,
+        config: SafetyConfig,
+        save_to: Path | None = None,
+    ) -> None:
+        """`positions` `[(R,) n, 3]` in Å of the start say what is bonded.
+
+        Args:
+            atoms: elements and cell.
+            positions: see above.
+            temperature: K, of the run; 0 leaves out the check of temperatures.
+            config: what to do about what.
+            save_to: extxyz file for the frame that stops the run.
+        """
+        self.config = config
+        self.findings: list[str] = []
+        self._atoms, self._temperature, self._save_to = atoms, temperature, save_to
+        self._replicas = positions.ndim == 3
+        starts = positions if self._replicas else positions[None]
+        self._bonds = [
+            self._bonded(*self._close(own)) if config.bonds != "ignore" else set() for own in starts
+        ]
+        self._drift = Drift(len(starts), len(atoms))
+        self._found: set[tuple[str, int]] = set()
+
+    def __call__(self, frames: Frames) -> None:
+        """Check the next frames.
+
+        Raises:
+            SimulationError: a fault whose action is `stop`; names time and atoms.
+        """
+        if not self._replicas:
+            with_axis = {k: v if k == "time" else v[:, None] for k, v in vars(frames).items()}
+            frames = Frames(**with_axis)
+        before = self.mark()
+        try:
+            for t in range(len(frames.time)):
+                for replica in range(frames.positions.shape[1]):
+                    for kind, fault in self._faults(frames, t, replica):
+                        self._report(kind, fault, frames, t, replica)
+            self._drift.add(frames.time, frames.conserved_energy)
+            for replica, fault in self._drift.faults(self.config.max_drift):
+                self._report("drift", fault, frames, len(frames.time) - 1, replica)
+        except SimulationError:
+            self.rewind(before)  # the block that failed is not part of the run
+            raise
+
+    def mark(self) -> dict[str, Any]:
+        """See `Follower`."""
+        found = sorted([kind, replica] for kind, replica in self._found)
+        return {"findings": list(self.findings), "found": found, "drift": self._drift.mark()}
+
+    def rewind(self, mark: dict[str, Any]) -> None:
+        """See `Follower`."""
+        self.findings = list(mark["findings"])
+        self._found = {(kind, replica) for kind, replica in mark["found"]}
+        self._drift.rewind(mark["drift"])
+
+    def _report(self, kind: str, fault: str, frames: Frames, t: int, replica: int) -> None:
+        action = getattr(self.config, kind)
+        if action == "ignore" or (action == "warn" and (kind, replica) in self._found):
+            return
+        of = f" in replica {replica}" if self._replicas else ""
+        message = f"{fault}{of} at {frames.time[t]:g} fs"
+        if action == "stop":
+            saved = self._save(message, frames, t, replica)
+            raise SimulationError(f"{message}: the run was stopped{saved} (safety.{kind})")
+        self._found.add((kind, replica))
+        self.findings.append(message)
+        warnings.warn(f"{message} (safety.{kind})", stacklevel=2)
+
+    def _save(self, message: str, frames: Frames, t: int, replica: int) -> str:
+        if self._save_to is None:
+            return ""
+        image = self._atoms.copy()
+        image.positions = frames.positions[t, replica]
+        image.calc = None
+        image.info = {"time_fs": float(frames.time[t]), "replica": replica, "fault": message}
+        ase.io.write(self._save_to, image, format="extxyz")
+        return f", the frame is in {self._save_to}"
+
+    def _faults(self, frames: Frames, t: int, replica: int) -> list[tuple[str, str]]:
+        config, faults = self.config, []
+        temperature = float(frames.temperature[t, replica])
+        if self._temperature and temperature > config.max_temperature * self._temperature:
+            faults.append(("temperature", f"the temperature was {temperature:.0f} K"))
+        expected = frames.uncertainty[t, replica]
+        doubtful = np.flatnonzero(expected > config.max_uncertainty)
+        if len(doubtful):
+            worst = doubtful[np.argsort(-expected[doubtful])][:5].tolist()
+            faults.append(
+                (
+                    "uncertainty",
+                    f"the expected force error was {expected.max():.2f} eV/Å, atoms {worst}",
+                )
+            )
+        if (t + 1) % config.geometry_every and t + 1 < len(frames.time):
+            return faults
+        if config.contacts == config.bonds == "ignore":
+            return faults
+        pairs, lengths = self._close(frames.positions[t, replica])
+        if len(lengths) and lengths.min() < config.min_distance:
+            i, j = sorted(pairs[np.argmin(lengths)].tolist())
+            faults.append(("contacts", f"atoms {i} and {j} were {lengths.min():.2f} Å apart"))
+        if config.bonds != "ignore":
+            changed = self._bonded(pairs, lengths) ^ self._bonds[replica]
+            if changed:
+                atoms = sorted({i for pair in changed for i in pair})[:6]
+                faults.append(("bonds", f"bonds of atoms {atoms} had changed"))
+        return faults
+
+    def _close(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        reach = self.config.min_distance
+        if self.config.bonds != "ignore":
+            reach = max(reach, bond_reach(self._atoms, self.config.bond_factor))
+        return close_pairs(self._atoms, np.asarray(positions, np.float64), reach)
+
+    def _bonded(self, pairs: np.ndarray, lengths: np.ndarray) -> set[tuple[int, int]]:
+        return bonded(self._atoms, pairs, lengths, self.config.bond_factor)
