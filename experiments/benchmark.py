@@ -85,11 +85,9 @@ def run(config: BenchmarkConfig) -> None:
         sizes = config.calculator_sizes
         record(config, calculator_figures(subject, boxes, sizes, config.calculator_calls))
     if config.memory_sizes:
-        source = next(iter(sources.values()))
-        record(
-            config,
-            memory_figures(source, config.structure, config.memory_sizes, config.memory_steps),
-        )
+        source, label = next(iter(sources.values())), students[0].label
+        sizes, steps = config.memory_sizes, config.memory_steps
+        record(config, memory_figures(label, source, config.structure, sizes, steps))
 
 
 def chosen_peers(config: BenchmarkConfig, cutoff: float) -> list[Peer]:

@@ -28,11 +28,12 @@ from distill.simulation import MDConfig, make_block
 
 
 def memory_figures(
-    student: str, structure: Path | None, sizes: tuple[int, ...], steps: int
+    subject: str, student: str, structure: Path | None, sizes: tuple[int, ...], steps: int
 ) -> list[Figure]:
     """kB per atom of lists, of a run beyond its lists, and of the compiled block.
 
     Args:
+        subject: name of the student in the records.
         student: see `benchmark_water.load_student`.
         structure: see `benchmark_water.WaterBoxes`.
         sizes: numbers of atoms.
@@ -59,7 +60,7 @@ def memory_figures(
                 "out of memory choose smaller memory_sizes"
             )
         measured = json.loads(found.stdout.splitlines()[-1])
-        subject, case = measured.pop("subject"), f"{size} atoms of water, memory"
+        case = f"{size} atoms of water, memory"
         seconds = measured.pop("seconds per step")
         print(f"{case}: {steps} steps of {seconds:.2f} s each")
         for name, held in measured.items():
@@ -71,11 +72,11 @@ def memory_figures(
 
 def measure(student: str, structure: str | None, atoms: int, steps: int) -> dict[str, Any]:
     """Bytes by what they are for, in this process."""
-    subject = load_student(Path(student).name, student)
+    loaded = load_student(Path(student).name, student)
     box = WaterBoxes(None if structure is None else Path(structure), None, 0, 300.0).box(atoms)
     jax.block_until_ready(jnp.ones(8) @ jnp.ones(8))
     before = forget_peak()
-    potential = subject.student.potential(box)
+    potential = loaded.student.potential(box)
     positions = box.positions.astype(np.float32)
     lists = potential.allocate(positions)
     held = sum(leaf.nbytes for leaf in jax.tree.leaves(lists))
@@ -96,7 +97,6 @@ def measure(student: str, structure: str | None, atoms: int, steps: int) -> dict
         raise SimulationError("the list overflowed, or the energy is not finite")
     analysis = compiled.memory_analysis()
     return {
-        "subject": subject.label,
         "seconds per step": seconds,
         "list": held,
         "peak of the allocation, beyond the list": peaks[0] - before - held,

@@ -207,23 +207,26 @@ def plot_ablation(students: Students) -> Figure:
 
 
 def plot_uncertainty(students: Students) -> Figure:
-    """Expected against observed force errors in tenths of the atoms."""
-    figure = Figure(figsize=(6, 5), layout="constrained")
-    axes = figure.subplots()
-    for (case, subject), metrics in students.items():
-        if CALIBRATED in metrics:
-            predicted, observed = (
-                [
-                    metrics[f"{kind}_error_tenth_{number}_mev_per_ang"]["value"]
-                    for number in range(1, 11)
-                ]
-                for kind in ("predicted", "observed")
-            )
-            axes.plot(predicted, observed, "o-", ms=3, label=f"{case}: {subject}")
-    axes.axline((50.0, 50.0), slope=1.0, color=GREY, linewidth=1)
-    axes.set(xlabel="expected error of an atom's force (meV/Å)", ylabel="observed RMS (meV/Å)")
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(fontsize=7)
+    """Expected against observed force errors in tenths of the atoms, one panel for each case."""
+    known = {key: metrics for key, metrics in students.items() if CALIBRATED in metrics}
+    cases = list(dict.fromkeys(case for case, _ in known))
+    rows = max(-(-len(cases) // 2), 1)
+    figure = Figure(figsize=(9, 3.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, 2, squeeze=False).ravel()
+    for axes, case in zip(panels, cases, strict=False):
+        for (own, subject), metrics in known.items():
+            if own == case:
+                predicted, observed = (
+                    [metrics[f"{kind}_error_tenth_{n}_mev_per_ang"]["value"] for n in range(1, 11)]
+                    for kind in ("predicted", "observed")
+                )
+                axes.plot(predicted, observed, "o-", ms=3, linewidth=1, label=subject)
+        axes.axline((50.0, 50.0), slope=1.0, color=GREY, linewidth=1)
+        axes.set(xlabel="expected error of an atom's force (meV/Å)", ylabel="observed RMS (meV/Å)")
+        axes.set_title(case, fontsize=9)
+        axes.legend(fontsize=7, loc="lower right")
+    for axes in panels[len(cases) :]:
+        axes.set_axis_off()
     figure.suptitle("tenths of the atoms, held-out trajectories", fontsize=10)
     return figure
 

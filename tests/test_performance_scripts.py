@@ -63,7 +63,7 @@ def test_benchmark_profile_and_report(script, tmp_path, monkeypatch, capsys, qui
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 def test_memory_of_a_box_is_that_of_its_own_process(script, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(ROOT), prepend=os.pathsep)
-    figures = script("benchmark_memory").memory_figures("moment-s", None, (96,), 2)
+    figures = script("benchmark_memory").memory_figures("small", "moment-s", None, (96,), 2)
     found = {figure.metric: figure.value for figure in figures}
     # Two int32 per slot, and some hundred slots at most.
     assert 0.3 < found["list"] < 5 and found["compiled block, temporary"] > 0
