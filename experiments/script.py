@@ -47,10 +47,13 @@ def _flow(value: Any) -> str:
     return text.removesuffix("\n").removesuffix("...").strip()
 
 
-def claim_folder(config: Any) -> None:
-    """Write the configuration into the output folder, or check that it holds the same one."""
+def claim_folder(config: Any, adapt: Callable[[Any], Any] = lambda then: then) -> None:
+    """Write the configuration into the output folder, or check that it holds the same one.
+
+    `adapt` takes over from `config` what may differ in the one that is there.
+    """
     path = config.output / "config.yaml"
-    if path.exists() and load_config(type(config), path) != config:
+    if path.exists() and adapt(load_config(type(config), path)) != config:
         raise ConfigError(
             f"{config.output} holds a run with other settings (see {path}): choose another folder "
             "with output=..., or delete it"

@@ -29,8 +29,8 @@ from ase.build import molecule
 from ase.collections import g2
 
 from distill import teachers
-from distill.config import load_config, save_config
 from distill.errors import ConfigError, DatasetError
+from distill.evaluation.results import replace_text
 from distill.potential import Potential
 from distill.simulation import (
     MDCheckpoints,
@@ -42,7 +42,7 @@ from distill.simulation import (
 )
 from distill.students import load_bundle
 from quickstart import resolve_teacher
-from script import run_script
+from script import claim_folder, run_script
 from simulation_summary import Totals
 
 SMOKE = (
@@ -145,7 +145,7 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
         "findings": watch.findings,
         "reallocations": result.n_reallocations,
     }
-    (config.output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    replace_text(config.output / "summary.json", json.dumps(summary, indent=2) + "\n")
     report(summary, config)
     return summary
 
@@ -187,26 +187,18 @@ def find_model(config: SimulateConfig, atoms: Atoms) -> tuple[Potential, float, 
 
 def claim(config: SimulateConfig) -> None:
     """Write the configuration into the folder; refuse one that holds another run."""
-    path = config.output / "config.yaml"
-    if path.exists():
-        then = load_config(SimulateConfig, path)
-        # What may change from one part of a run to the next.
-        same = replace(
+    if not (config.output / "config.yaml").exists() and any(config.output.glob("*.extxyz")):
+        raise ConfigError(f"{config.output} holds trajectories of something else")
+
+    def with_what_may_change(then: SimulateConfig) -> SimulateConfig:
+        return replace(
             then,
             md=replace(then.md, steps=config.md.steps),
             safety=config.safety,
             checkpoint_every=config.checkpoint_every,
         )
-        if same != config:
-            raise ConfigError(
-                f"{config.output} holds a run with other settings (see {path}): choose another "
-                "folder with output=..., or delete it"
-            )
-        print(f"continuing the run in {config.output}")
-    elif any(config.output.glob("*.extxyz")):
-        raise ConfigError(f"{config.output} holds trajectories of something else")
-    config.output.mkdir(parents=True, exist_ok=True)
-    save_config(config, path)
+
+    claim_folder(config, with_what_may_change)
 
 
 def writers(config: SimulateConfig, atoms: Atoms, reference: float) -> list[Callable[[Any], None]]:

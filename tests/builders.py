@@ -1,7 +1,8 @@
 """Small things that several test files are made of.
 
 Structures: `ethanol(seed)`, `water_box(per_side, seed)` (64 waters by default),
-`triclinic_cell(seed)` (a small skewed cell of water and formaldehyde), `random_rotation(seed)`.
+`triclinic_cell(seed)` (a small skewed cell of water and formaldehyde), `two_waters()`,
+`random_rotation(seed)`. Records of a run: `frames_of(positions, ...)`.
 
 Graphs: `two_paddings(structures, cutoff, elements)`. Labelled data: `morse_dataset(...)`.
 
@@ -28,6 +29,7 @@ from ase.calculators.morse import MorsePotential
 from distill.data import Dataset, Labels
 from distill.graph import Graph
 from distill.neighbors import batch_graphs
+from distill.simulation import Frames
 from distill.students import Student, StudentSpec
 
 ELEMENTS = (1, 6, 8)
@@ -47,6 +49,27 @@ def ethanol(seed: int = 0, amplitude: float = 0.05) -> Atoms:
     """Ethanol, its atoms displaced at random."""
     atoms = molecule("CH3CH2OH")
     atoms.positions += amplitude * np.random.default_rng(seed).standard_normal((len(atoms), 3))
+    return atoms
+
+
+def frames_of(positions: np.ndarray, **values: np.ndarray) -> Frames:
+    """Frames `[T, (R,) n, 3]` at 300 K without uncertainty, unless `values` say otherwise."""
+    shape = positions.shape[:-2]
+    return Frames(
+        time=10.0 * np.arange(1, len(positions) + 1),
+        positions=positions,
+        velocities=np.zeros_like(positions),
+        potential_energy=np.zeros(shape),
+        kinetic_energy=np.zeros(shape),
+        temperature=values.get("temperature", np.full(shape, 300.0)),
+        conserved_energy=values.get("conserved_energy", np.zeros(shape)),
+        uncertainty=values.get("uncertainty", np.zeros((*shape, 0))),
+    )
+
+
+def two_waters() -> Atoms:
+    atoms = molecule("H2O") + molecule("H2O")
+    atoms.positions[3:] += [0.0, 0.0, 3.0]
     return atoms
 
 

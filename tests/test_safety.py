@@ -11,34 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import molecule
+from builders import frames_of, two_waters
 
 from distill.errors import SimulationError
 from distill.simulation import Frames, MDCheckpoints, MDConfig, SafetyConfig, Watch, run_md
 from distill.simulation.drift import Drift
 
 IGNORED = dict.fromkeys(("contacts", "bonds", "temperature", "uncertainty", "drift"), "ignore")
-
-
-def frames_of(positions: np.ndarray, **values: np.ndarray) -> Frames:
-    """Frames `[T, (R,) n, 3]` at 300 K without uncertainty, unless `values` say otherwise."""
-    shape = positions.shape[:-2]
-    return Frames(
-        time=10.0 * np.arange(1, len(positions) + 1),
-        positions=positions,
-        velocities=np.zeros_like(positions),
-        potential_energy=np.zeros(shape),
-        kinetic_energy=np.zeros(shape),
-        temperature=values.get("temperature", np.full(shape, 300.0)),
-        conserved_energy=values.get("conserved_energy", np.zeros(shape)),
-        uncertainty=values.get("uncertainty", np.zeros((*shape, 0))),
-    )
-
-
-def two_waters() -> Atoms:
-    atoms = molecule("H2O") + molecule("H2O")
-    atoms.positions[3:] += [0.0, 0.0, 3.0]
-    return atoms
 
 
 def faulty_frames(kind: str) -> Frames:

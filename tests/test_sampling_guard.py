@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
+from builders import frames_of, two_waters
 
 from distill.data import Dataset, save
 from distill.errors import ConfigError, SimulationError
@@ -24,27 +25,6 @@ from distill.sampling import (
 from distill.simulation import Frames
 
 OFF = {"min_distance": 0.0, "bonds": 0.0, "max_temperature": 0.0, "max_uncertainty": 0.0}
-
-
-def frames_of(positions: np.ndarray, **values: np.ndarray) -> Frames:
-    """Frames `[T, R, n, 3]` at 300 K without uncertainty, unless `values` say otherwise."""
-    shape = positions.shape[:2]
-    return Frames(
-        time=10.0 * np.arange(1, len(positions) + 1),
-        positions=positions,
-        velocities=np.zeros_like(positions),
-        potential_energy=np.zeros(shape),
-        kinetic_energy=np.zeros(shape),
-        temperature=values.get("temperature", np.full(shape, 300.0)),
-        conserved_energy=np.zeros(shape),
-        uncertainty=values.get("uncertainty", np.zeros((*shape, 0))),
-    )
-
-
-def two_waters() -> Atoms:
-    atoms = molecule("H2O") + molecule("H2O")
-    atoms.positions[3:] += [0.0, 0.0, 3.0]
-    return atoms
 
 
 @pytest.mark.parametrize(

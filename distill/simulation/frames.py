@@ -10,7 +10,7 @@ import numpy as np
 from distill.errors import SimulationError
 from distill.potential import Potential
 from distill.simulation.config import MDConfig
-from distill.simulation.ensembles import mass_of
+from distill.simulation.ensembles import degrees_of_freedom, mass_of
 from distill.units import BOLTZMANN
 
 
@@ -81,11 +81,9 @@ def join_frames(parts: list[Frames]) -> Frames:
 
 def _temperature(velocities: np.ndarray, mass: np.ndarray) -> np.ndarray:
     """K, from velocities `[..., n, 3]` in Å/fs and masses `[n, 1]` in eV fs²/Å²."""
-    freedom = 3 * len(mass)
     if len(mass) > 1:
-        centre = (mass * velocities).sum(-2, keepdims=True) / mass.sum()
-        velocities, freedom = velocities - centre, freedom - 3
-    return (mass * velocities**2).sum((-2, -1)) / (freedom * BOLTZMANN)
+        velocities = velocities - (mass * velocities).sum(-2, keepdims=True) / mass.sum()
+    return (mass * velocities**2).sum((-2, -1)) / (degrees_of_freedom(len(mass)) * BOLTZMANN)
 
 
 def require_finite(frames: Frames, replicas: bool) -> None:
