@@ -2,11 +2,13 @@
 
     python experiments/simulate.py model=runs/water/student structure=water.xyz \\
         md.ensemble=nvt_csvr md.steps=100000 output=runs/water/nvt
+    python experiments/simulate.py ... md.ensemble=nvt_csvr md.exchange_every=100 \\
+        "md.temperatures=[300, 350, 410]"
     python experiments/simulate.py --smoke
 
 The same command goes on where a run was interrupted; with more `md.steps` it makes a finished run
-longer. The folder holds the trajectory (`run.extxyz`, one for each replica), `checkpoint.npz`,
-`config.yaml` and `summary.json`.
+longer. The folder holds the trajectory (`run.extxyz`, one for each replica or temperature),
+`checkpoint.npz`, `config.yaml` and `summary.json`.
 """
 
 from __future__ import annotations
@@ -33,14 +35,18 @@ from distill.errors import ConfigError, DatasetError
 from distill.evaluation.results import replace_text
 from distill.potential import Potential
 from distill.simulation import (
+    ExchangeState,
     MDCheckpoints,
     MDConfig,
     SafetyConfig,
     TrajectoryWriter,
     Watch,
+    bath_of,
+    exchange_summary,
     run_md,
 )
 from distill.students import load_bundle
+from distill.units import BOLTZMANN
 from quickstart import resolve_teacher
 from script import claim_folder, run_script
 from simulation_summary import Totals
@@ -61,7 +67,8 @@ class SimulateConfig:
         model: folder of a bundle, or a teacher (`fennol:ani1ccx`).
         structure: file that ASE reads (its last frame), or the name of a molecule that ASE knows.
         repeat: the structure is repeated so many times along its cell vectors.
-        replicas: runs side by side, each with its own velocities and noise.
+        replicas: runs side by side, each with its own velocities and noise; by default as many as
+            `md.temperatures`, or one.
         velocities: `draw` them at the temperature, or take them from the `file`.
         md: see `distill.simulation.MDConfig`.
         safety: see `distill.simulation.SafetyConfig`.
@@ -74,7 +81,7 @@ class SimulateConfig:
     model: str
     structure: str
     repeat: tuple[int, int, int] = (1, 1, 1)
-    replicas: int = 1
+    replicas: int | None = None
     velocities: Literal["draw", "file"] = "draw"
     md: MDConfig = field(default_factory=MDConfig)
     safety: SafetyConfig = field(default_factory=SafetyConfig)
@@ -84,11 +91,18 @@ class SimulateConfig:
     output: Path = Path("runs/simulation")
 
     def __post_init__(self) -> None:
-        for name in ("replicas", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.checkpoint_every < 1:
+            raise ValueError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
+        if self.replicas is not None and self.replicas < 1:
+            raise ValueError(f"replicas must be at least 1, got {self.replicas}")
+        bath_of(self.md, self.n_replicas)
         if min(self.repeat) < 1:
             raise ValueError(f"repeat must hold numbers of at least 1, got {self.repeat}")
+
+    @property
+    def n_replicas(self) -> int:
+        """Runs side by side."""
+        return self.replicas or len(self.md.temperatures) or 1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -111,12 +125,14 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
         velocities = atoms.get_velocities() * ase.units.fs
         if not velocities.any():
             raise DatasetError(f"{config.structure} holds no velocities: use velocities=draw")
-    if config.replicas > 1:
-        positions = np.tile(positions, (config.replicas, 1, 1))
-        velocities = None if velocities is None else np.tile(velocities, (config.replicas, 1, 1))
+    many = config.n_replicas
+    if many > 1:
+        positions = np.tile(positions, (many, 1, 1))
+        velocities = None if velocities is None else np.tile(velocities, (many, 1, 1))
     stopped = config.output / "stopped.extxyz"
-    watch = Watch(atoms, positions, config.md.temperature, config.safety, save_to=stopped)
-    totals = Totals(config.replicas, len(atoms))
+    temperatures = bath_of(config.md, many).thermal_energy / BOLTZMANN
+    watch = Watch(atoms, positions, temperatures, config.safety, save_to=stopped)
+    totals = Totals(many, len(atoms))
     begun = time.perf_counter()
     result = run_md(
         potential,
@@ -137,14 +153,17 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
         keep_frames=False,
         description=config.md.ensemble,
     )
+    time_ps = config.md.steps * config.md.timestep / 1000
     summary = {
         "steps": config.md.steps,
-        "time_ps": config.md.steps * config.md.timestep / 1000,
+        "time_ps": time_ps,
         "seconds": time.perf_counter() - begun,
-        **totals.summary(),
+        **totals.summary(config.md.temperatures),
         "findings": watch.findings,
         "reallocations": result.n_reallocations,
     }
+    if isinstance(result.state, ExchangeState):
+        summary["exchange"] = exchange_summary(result.state, time_ps)
     replace_text(config.output / "summary.json", json.dumps(summary, indent=2) + "\n")
     report(summary, config)
     return summary
@@ -203,26 +222,40 @@ def claim(config: SimulateConfig) -> None:
 
 def writers(config: SimulateConfig, atoms: Atoms, reference: float) -> list[Callable[[Any], None]]:
     """One for each replica."""
-    if config.replicas == 1:
+    if config.n_replicas == 1:
         return [TrajectoryWriter(config.output / "run.extxyz", atoms, reference, append=True)]
     return [
         TrajectoryWriter(
             config.output / f"run_{r:03d}.extxyz", atoms, reference, append=True, replica=r
         )
-        for r in range(config.replicas)
+        for r in range(config.n_replicas)
     ]
 
 
 def report(summary: dict[str, Any], config: SimulateConfig) -> None:
     """The summary in a few lines."""
     print(f"{config.output}: {summary['time_ps']:g} ps of {config.md.ensemble}")
-    print(f"temperature {summary['temperature_K']:.1f} ± {summary['temperature_std_K']:.1f} K")
+    for own in summary.get("temperatures", [summary]):
+        bath = f" of {own['bath_K']:g} K" if "bath_K" in own else ""
+        mean, spread = own["temperature_K"], own["temperature_std_K"]
+        print(f"temperature{bath} {mean:.1f} ± {spread:.1f} K")
     if summary["drift_mev_per_atom_ps"] is not None:
         print(f"drift of the conserved energy {summary['drift_mev_per_atom_ps']:.2g} meV/atom/ps")
     if summary["largest_uncertainty_ev_per_ang"] is not None:
         print(f"largest expected force error {summary['largest_uncertainty_ev_per_ang']:.2f} eV/Å")
+    if "exchange" in summary:
+        report_exchange(summary["exchange"])
     for finding in summary["findings"]:
         print(f"warning: {finding}")
+
+
+def report_exchange(exchange: dict[str, Any]) -> None:
+    """Acceptance and round trips."""
+    for pair in exchange["pairs"]:
+        if pair["attempts"]:
+            low, high = pair["temperatures_K"]
+            print(f"exchanged {low:.0f} and {high:.0f} K: {100 * pair['acceptance']:.0f} %")
+    print(f"round trips of the walkers {exchange['round_trips']}")
 
 
 def _sha256(text: str) -> str:

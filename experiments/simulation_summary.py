@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,19 +16,16 @@ class Totals:
 
     def __init__(self, n_replicas: int, n_atoms: int) -> None:
         self._drift = Drift(n_replicas, n_atoms)
-        self._sums = np.zeros(4)  # count, T, T², potential energy
+        self._sums = np.zeros((n_replicas, 4))  # count, T, T², potential energy
         self._largest = -1.0
 
     def __call__(self, frames: Frames) -> None:
         """Add the next frames."""
-        temperature = frames.temperature.astype(np.float64)
-        energy = frames.potential_energy.astype(np.float64)
-        self._sums += [
-            temperature.size,
-            temperature.sum(),
-            (temperature**2).sum(),
-            energy.sum(),
-        ]
+        temperature = frames.temperature.reshape(len(frames.time), -1).astype(np.float64)
+        energy = frames.potential_energy.reshape(len(frames.time), -1).astype(np.float64)
+        count = np.full(len(self._sums), len(frames.time))
+        new = [count, temperature.sum(0), (temperature**2).sum(0), energy.sum(0)]
+        self._sums += np.stack(new, axis=1)
         self._largest = max(self._largest, float(frames.uncertainty.max(initial=-1.0)))
         self._drift.add(frames.time, frames.conserved_energy.reshape(len(frames.time), -1))
 
@@ -44,17 +42,30 @@ class Totals:
         self._sums, self._largest = np.array(mark["sums"]), mark["largest"]
         self._drift.rewind(mark["drift"])
 
-    def summary(self) -> dict[str, Any]:
-        """Figures by name with their units; None for what is not known."""
-        count, temperature, square, energy = self._sums
-        mean = temperature / count
+    def summary(self, temperatures: Sequence[float] = ()) -> dict[str, Any]:
+        """Figures by name with their units; None for what is not known.
+
+        With `temperatures` of the baths in K, one for each replica, there are figures of each.
+        """
         slope, _ = self._drift.slopes()
         worst = slope[np.argmax(np.abs(slope))]
+        means = _means(self._sums.sum(0))
+        if temperatures:
+            own = zip(temperatures, self._sums, strict=True)
+            means = {"temperatures": [{"bath_K": bath, **_means(sums)} for bath, sums in own]}
         return {
-            "frames": int(count),
-            "temperature_K": mean,
-            "temperature_std_K": float(np.sqrt(max(square / count - mean**2, 0))),
-            "potential_energy_ev": energy / count,
+            "frames": int(self._sums[:, 0].sum()),
+            **means,
             "drift_mev_per_atom_ps": float(worst) if np.isfinite(worst) else None,
             "largest_uncertainty_ev_per_ang": self._largest if self._largest >= 0 else None,
         }
+
+
+def _means(sums: np.ndarray) -> dict[str, Any]:
+    count, temperature, square, energy = sums.tolist()
+    mean = temperature / count
+    return {
+        "temperature_K": mean,
+        "temperature_std_K": max(square / count - mean**2, 0) ** 0.5,
+        "potential_energy_ev": energy / count,
+    }

@@ -1,9 +1,11 @@
 """Molecular dynamics on the device with jax-md: knows a potential, no teacher and no student."""
 
+from distill.simulation.bath import Bath, bath_of
 from distill.simulation.blocks import make_block
 from distill.simulation.checkpoints import Follower, MDCheckpoints
 from distill.simulation.config import ENSEMBLES, MDConfig
 from distill.simulation.ensembles import kinetic_energy, make_integrator, mass_of
+from distill.simulation.exchange import ExchangeState, exchange_summary
 from distill.simulation.frames import Frames
 from distill.simulation.relax import Relaxed, make_relaxer, relax
 from distill.simulation.run import MDResult, run_md
@@ -12,6 +14,8 @@ from distill.simulation.trajectory import TrajectoryWriter
 
 __all__ = [
     "ENSEMBLES",
+    "Bath",
+    "ExchangeState",
     "Follower",
     "Frames",
     "MDCheckpoints",
@@ -21,6 +25,8 @@ __all__ = [
     "SafetyConfig",
     "TrajectoryWriter",
     "Watch",
+    "bath_of",
+    "exchange_summary",
     "kinetic_energy",
     "make_block",
     "make_integrator",

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from distill.potential import Potential
+from distill.simulation.bath import Bath, bath_of
 from distill.simulation.config import MDConfig
 from distill.simulation.ensembles import bath_energy, kinetic_energy, make_integrator
+from distill.simulation.exchange import with_exchanges
 
 MAX_REALLOCATIONS = 10
 """Growths of the list within one block after which the run is given up."""
@@ -24,9 +26,11 @@ def make_block(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`(start, block)`: the compiled loop that `run_md` is made of, for benchmarks.
 
-    `start(key, positions, neighbors, velocities=None)` gives jax-md's state,
+    `start(key, positions, neighbors, velocities=None, bath=None)` gives the state of the ensemble,
     `block(state, neighbors, n_records)` makes `n_records * record_every` steps and gives
-    `(state, neighbors, records, overflow)`.
+    `(state, neighbors, records, overflow)`. Keys, positions and a `Bath` have a leading axis for
+    `replicas`; the default bath is that of `config`. With `config.exchange_every` the state is an
+    `ExchangeState`, and records are in the order of the temperatures.
     """
     start, step = make_integrator(potential, config)
 
@@ -45,7 +49,7 @@ def make_block(
         else:
             energy, _, uncertainty = potential.with_uncertainty(state.position, neighbors)
         velocity = state.momentum / state.mass
-        bath = bath_energy(state, config)
+        bath = bath_energy(state)
         seen = (state.position, velocity, energy, kinetic_energy(state), bath, uncertainty)
         return (state, neighbors, overflow), seen
 
@@ -57,21 +61,51 @@ def make_block(
         return state, neighbors, seen, overflow
 
     if not replicas:
-        return jax.jit(start), jax.jit(block, static_argnums=2)
 
-    def many(state: Any, neighbors: Any, n_records: int) -> Any:
-        state, neighbors, seen, overflow = over_replicas(
+        def single(state: Any, neighbors: Any, n_records: int) -> Any:
+            state, neighbors, seen, overflow = block(state, neighbors, n_records)
+            return state, neighbors, (*seen, jnp.zeros(n_records, jnp.int32)), overflow
+
+        return jax.jit(start), jax.jit(single, static_argnums=2)
+
+    def side_by_side(state: Any, neighbors: Any, n_records: int) -> Any:
+        return over_replicas(
             lambda own: block(own[0], own[1], n_records), (state, neighbors), len(potential.numbers)
         )
+
+    def many(state: Any, neighbors: Any, n_records: int) -> Any:
+        state, neighbors, seen, overflow = side_by_side(state, neighbors, n_records)
         seen = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), seen)
-        return state, neighbors, seen, overflow
+        walker = jnp.arange(len(overflow), dtype=jnp.int32)
+        walker = jnp.broadcast_to(walker, (n_records, len(overflow)))
+        return state, neighbors, (*seen, walker), overflow
 
-    def start_many(key: Any, positions: Any, neighbors: Any, velocities: Any = None) -> Any:
+    def start_many(
+        key: Any, positions: Any, neighbors: Any, velocities: Any = None, bath: Bath | None = None
+    ) -> Any:
+        bath = bath_of(config, len(positions)) if bath is None else bath
         if velocities is None:
-            return jax.vmap(start)(key, positions, neighbors)
-        return jax.vmap(start)(key, positions, neighbors, jnp.asarray(velocities))
+            return jax.vmap(start, in_axes=(0, 0, 0, None, 0))(
+                key, positions, neighbors, None, bath
+            )
+        return jax.vmap(start)(key, positions, neighbors, jnp.asarray(velocities), bath)
 
-    return jax.jit(start_many), jax.jit(many, static_argnums=2)
+    if not config.exchange_every:
+        return jax.jit(start_many), jax.jit(many, static_argnums=2)
+
+    per_segment = config.exchange_every // config.record_every
+    start_exchange, segments = with_exchanges(
+        lambda state, neighbors: side_by_side(state, neighbors, per_segment), start_many
+    )
+    return (
+        jax.jit(start_exchange),
+        jax.jit(
+            lambda state, neighbors, n_records: segments(
+                state, neighbors, n_records // per_segment
+            ),
+            static_argnums=2,
+        ),
+    )
 
 
 def over_replicas(function: Callable[[Any], Any], replicas: Any, n_atoms: int) -> Any:

@@ -24,7 +24,7 @@ from distill.simulation.config import MDConfig
 from distill.simulation.frames import Frames
 from distill.simulation.packing import pack, unpack
 
-FORMAT = "distill simulation 1"
+FORMAT = "distill simulation 2"
 FILE = "checkpoint.npz"
 
 

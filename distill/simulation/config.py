@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 ENSEMBLES = ("nve", "nvt_langevin", "nvt_nose_hoover", "nvt_csvr")
 """Names of the ensembles available."""
@@ -21,9 +23,13 @@ class MDConfig:
         ensemble: one of `ENSEMBLES`.
         timestep: fs.
         temperature: K; of the initial velocities and, in NVT, of the bath.
+        temperatures: K, one for each replica, instead of `temperature`; none by default.
         friction: 1/fs, of the Langevin bath.
         thermostat_time: fs, period of the Nosé-Hoover chain or relaxation time of CSVR.
         chain_length: thermostats in the Nosé-Hoover chain, at least 2.
+        exchange_every: steps between attempts of neighbouring `temperatures`, which must rise, to
+            exchange their replicas; 0 for none. A multiple of `record_every` that divides
+            `block_steps` and `steps`. See `distill.simulation.exchange`.
         steps: integration steps.
         record_every: steps between recorded frames and energies.
         block_steps: steps per compiled block; the host looks at the run between blocks. A
@@ -41,6 +47,8 @@ class MDConfig:
     seed: int = 0
     thermostat_time: float = 100.0
     chain_length: int = 3
+    temperatures: tuple[float, ...] = ()
+    exchange_every: int = 0
 
     def __post_init__(self) -> None:
         if self.ensemble not in ENSEMBLES:
@@ -50,8 +58,12 @@ class MDConfig:
                 raise ValueError(f"{name} must be larger than zero, got {getattr(self, name)}")
         if not (self.temperature >= 0 and self.friction >= 0):
             raise ValueError("temperature and friction must not be negative")
+        if not all(0 <= value < math.inf for value in self.temperatures):
+            raise ValueError(
+                f"temperatures must be at least 0 and finite: {list(self.temperatures)}"
+            )
         if self.ensemble in ("nvt_nose_hoover", "nvt_csvr"):
-            if not self.temperature > 0:
+            if not min(self.temperatures or (self.temperature,)) > 0:
                 raise ValueError(f"{self.ensemble} needs a temperature above zero")
             if not self.thermostat_time >= 10 * self.timestep:
                 raise ValueError(
@@ -64,4 +76,26 @@ class MDConfig:
             raise ValueError(
                 f"block_steps ({self.block_steps}) and steps ({self.steps}) must be multiples of "
                 f"record_every ({self.record_every})"
+            )
+        if self.exchange_every:
+            self._check_exchange()
+
+    def _check_exchange(self) -> None:
+        every, ladder = self.exchange_every, self.temperatures
+        if self.ensemble == "nve":
+            raise ValueError("exchange_every needs a bath: choose an ensemble nvt_... for it")
+        rising = all(low < high for low, high in pairwise(ladder))
+        if len(ladder) < 2 or not rising or not ladder[0] > 0:
+            raise ValueError(
+                "exchange_every needs temperatures, at least two, above zero and rising: "
+                f"{list(ladder)}"
+            )
+        if every < 0 or every % self.record_every:
+            raise ValueError(
+                f"exchange_every ({every}) must be a multiple of record_every ({self.record_every})"
+            )
+        if self.block_steps % every or self.steps % every:
+            raise ValueError(
+                f"block_steps ({self.block_steps}) and steps ({self.steps}) must be multiples of "
+                f"exchange_every ({every})"
             )

@@ -16,14 +16,16 @@ import numpy as np
 from ase.data import atomic_masses, atomic_numbers
 
 from distill.potential import Potential
+from distill.simulation.bath import Bath, bath_of
 from distill.simulation.config import MDConfig
+from distill.simulation.nose_hoover import ChainState, chain_energy, nose_hoover
 from distill.simulation.thermostats import (
     ThermostatState,
     csvr_step,
     langevin_step,
     without_net_momentum,
 )
-from distill.units import AMU_TO_EV_FS2_PER_ANG2, BOLTZMANN
+from distill.units import AMU_TO_EV_FS2_PER_ANG2
 
 
 def mass_of(numbers: np.ndarray) -> np.ndarray:
@@ -45,26 +47,34 @@ def make_integrator(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`(init, step)` of the ensemble.
 
-    `init(key, positions, neighbors, velocities=None)` gives a state with `position`, `momentum`,
-    `force` and `mass`, `step(state, neighbors)` the next one; velocities in Å/fs, drawn from
-    Maxwell-Boltzmann without net momentum if there are none. Positions are never wrapped.
+    `init(key, positions, neighbors, velocities=None, bath=None)` gives a state with `position`,
+    `momentum`, `force` and `mass`, `step(state, neighbors)` the next one; velocities in Å/fs, drawn
+    from Maxwell-Boltzmann without net momentum if there are none. The `Bath` is by default that of
+    `config.temperature`; all but NVE keep its `thermal_energy` in the state. Positions are never
+    wrapped.
     """
-    thermal_energy = config.temperature * BOLTZMANN
     mass = jnp.asarray(mass_of(potential.numbers), potential.dtype)
     freedom = degrees_of_freedom(len(potential.numbers))
+    init: Any = None
     if config.ensemble == "nvt_langevin":
-        step: Any = langevin_step(
-            potential.forces, config.timestep, thermal_energy, config.friction
-        )
+        step: Any = langevin_step(potential.forces, config.timestep, config.friction)
     elif config.ensemble == "nvt_csvr":
-        step = csvr_step(
-            potential.forces, config.timestep, thermal_energy, config.thermostat_time, freedom
-        )
+        step = csvr_step(potential.forces, config.timestep, config.thermostat_time, freedom)
+    elif config.ensemble == "nvt_nose_hoover":
+        init, step = nose_hoover(potential, config, mass, freedom)
     else:
-        init, step = _of_jax_md(potential, config, mass, freedom)
+        init, step = _nve(potential, config, mass)
 
-    def start(key: jax.Array, positions: jax.Array, neighbors: Any, velocities: Any = None) -> Any:
+    def start(
+        key: jax.Array,
+        positions: jax.Array,
+        neighbors: Any,
+        velocities: Any = None,
+        bath: Bath | None = None,
+    ) -> Any:
         positions = jnp.asarray(positions, potential.dtype)
+        bath = bath_of(config, None) if bath is None else bath
+        thermal_energy = jnp.asarray(bath.thermal_energy, positions.dtype)
         key, own = jax.random.split(key)
         if velocities is None:
             draw = jax.random.normal(own, positions.shape, positions.dtype)
@@ -73,53 +83,28 @@ def make_integrator(
             momenta = jnp.asarray(velocities, positions.dtype) * mass
         if config.ensemble in ("nvt_nose_hoover", "nvt_csvr"):
             momenta = without_net_momentum(momenta, mass)
-        if config.ensemble in ("nve", "nvt_nose_hoover"):
-            return init(key, positions, momenta, neighbors)
+        if init is not None:
+            return init(key, positions, momenta, neighbors, thermal_energy)
         force = potential.forces(positions, neighbors=neighbors)
         zero = jnp.zeros((), positions.dtype)
-        return ThermostatState(positions, momenta, force, mass, key, zero, zero)
+        return ThermostatState(positions, momenta, force, mass, key, thermal_energy, zero, zero)
 
     return start, step
 
 
-def _of_jax_md(
-    potential: Potential, config: MDConfig, mass: jax.Array, freedom: int
+def _nve(
+    potential: Potential, config: MDConfig, mass: jax.Array
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     from jax_md import simulate, space
 
-    _, shift = space.free()
-    thermal_energy = config.temperature * BOLTZMANN
-    if config.ensemble == "nve":
-        init, step = simulate.nve(potential.forces, shift, dt=config.timestep)
+    init, step = simulate.nve(potential.forces, space.free()[1], dt=config.timestep)
 
-        def start_nve(key: Any, positions: Any, momenta: Any, neighbors: Any) -> Any:
-            return init(
-                key, positions, thermal_energy, mass=mass, momenta=momenta, neighbors=neighbors
-            )
+    def start(
+        key: Any, positions: Any, momenta: Any, neighbors: Any, thermal_energy: jax.Array
+    ) -> Any:
+        return init(key, positions, thermal_energy, mass=mass, momenta=momenta, neighbors=neighbors)
 
-        return start_nve, step
-
-    init, chain_step = simulate.nvt_nose_hoover(
-        potential.forces,
-        shift,
-        dt=config.timestep,
-        kT=thermal_energy,
-        chain_length=config.chain_length,
-        # jax-md's masses kT tau² belong to a period of 2 pi tau.
-        tau=config.thermostat_time / (2 * np.pi),
-    )
-
-    def start_chain(key: Any, positions: Any, momenta: Any, neighbors: Any) -> Any:
-        state = init(key, positions, mass=mass, momenta=momenta, neighbors=neighbors)
-        # jax-md counts 3n; the masses follow from the count in the first step.
-        return state.set(chain=state.chain.set(degrees_of_freedom=freedom))
-
-    def step_chain(state: Any, neighbors: Any) -> Any:
-        state = chain_step(state, neighbors=neighbors)
-        # What rounding gives to the centre of mass a global thermostat would never take back.
-        return state.set(momentum=without_net_momentum(state.momentum, mass))
-
-    return start_chain, step_chain
+    return start, step
 
 
 def kinetic_energy(state: Any) -> jax.Array:
@@ -127,16 +112,13 @@ def kinetic_energy(state: Any) -> jax.Array:
     return 0.5 * (state.momentum**2 / state.mass).sum()
 
 
-def bath_energy(state: Any, config: MDConfig) -> jax.Array:
+def bath_energy(state: Any) -> jax.Array:
     """`[]`, eV: what added to the total energy gives the conserved quantity.
 
-    Energy of the Nosé-Hoover chain; less the heat given by a stochastic bath; 0 in NVE.
+    Energy of the Nosé-Hoover chain; less the heat given by a bath or an exchange; 0 in NVE.
     """
-    if config.ensemble == "nvt_nose_hoover":
-        chain, thermal_energy = state.chain, config.temperature * BOLTZMANN
-        freedom = jnp.ones_like(chain.position).at[0].set(chain.degrees_of_freedom)
-        moving = 0.5 * (chain.momentum**2 / chain.mass).sum()
-        return moving + thermal_energy * (freedom * chain.position).sum()
-    if config.ensemble == "nve":
-        return jnp.zeros((), state.momentum.dtype)
-    return -state.heat
+    if isinstance(state, ChainState):
+        return chain_energy(state) - state.heat
+    if isinstance(state, ThermostatState):
+        return -state.heat
+    return jnp.zeros((), state.momentum.dtype)

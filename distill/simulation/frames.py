@@ -18,6 +18,8 @@ from distill.units import BOLTZMANN
 class Frames:
     """What a run recorded, `T` frames of `R` replicas (no axis for a single one), as numpy arrays.
 
+    In a run with exchanges, index `r` is the temperature `r`, whichever replica was there.
+
     Attributes:
         time: `[T]`, fs.
         positions: `[T, (R,) n, 3]`, Å, unwrapped.
@@ -26,10 +28,12 @@ class Frames:
         kinetic_energy: `[T, (R)]`, eV.
         temperature: `[T, (R)]`, K, of the 3n - 3 degrees of freedom of the motion relative to the
             centre of mass, which the Langevin bath moves too (of all 3 for a single atom).
-        conserved_energy: `[T, (R)]`, eV, float64: total energy less what the thermostat gave. It
-            would stay as it is in an exact integration; its drift is the error of the timestep.
+        conserved_energy: `[T, (R)]`, eV, float64: total energy less what thermostat and exchanges
+            gave. It would stay as it is in an exact integration; its drift is the error of the
+            timestep.
         uncertainty: `[T, (R,) n]`, eV/Å, expected length of the force error of each atom; no
             atoms (`n = 0`) for a potential without uncertainty.
+        walker: `[T, (R)]`, the replica that was there; `r` itself in a run without exchanges.
     """
 
     time: np.ndarray
@@ -40,6 +44,7 @@ class Frames:
     temperature: np.ndarray
     conserved_energy: np.ndarray
     uncertainty: np.ndarray
+    walker: np.ndarray
 
     @property
     def total_energy(self) -> np.ndarray:
@@ -49,7 +54,9 @@ class Frames:
 
 def to_frames(records: Any, potential: Potential, config: MDConfig, done: int) -> Frames:
     """Frames from the records of a block that began after `done` steps."""
-    positions, velocities, energy, kinetic, bath, expected = (np.asarray(r) for r in records)
+    positions, velocities, energy, kinetic, bath, expected, walker = (
+        np.asarray(r) for r in records
+    )
     steps = done + config.record_every * np.arange(1, len(positions) + 1)
     return Frames(
         time=steps * config.timestep,
@@ -60,6 +67,7 @@ def to_frames(records: Any, potential: Potential, config: MDConfig, done: int) -
         temperature=_temperature(velocities.astype(np.float64), mass_of(potential.numbers)),
         conserved_energy=energy.astype(np.float64) + kinetic + bath,
         uncertainty=expected,
+        walker=walker,
     )
 
 
@@ -70,7 +78,8 @@ def no_frames(potential: Potential, positions: np.ndarray) -> Frames:
     energy, exact = np.zeros(many, potential.dtype), np.zeros(many)
     n_uncertain = 0 if potential.with_uncertainty is None else len(potential.numbers)
     expected = np.zeros((*many, n_uncertain), potential.dtype)
-    return Frames(np.zeros(0), rows, rows, energy, energy, exact, exact, expected)
+    walker = np.zeros(many, np.int32)
+    return Frames(np.zeros(0), rows, rows, energy, energy, exact, exact, expected, walker)
 
 
 def join_frames(parts: list[Frames]) -> Frames:

@@ -19,15 +19,17 @@ import numpy as np
 from distill.errors import CapacityError, CheckpointError, DistillError, SimulationError
 from distill.potential import Potential
 from distill.progress import progress_bar
+from distill.simulation.bath import bath_of
 from distill.simulation.blocks import MAX_REALLOCATIONS, allocate_lists, make_block
 from distill.simulation.checkpoints import Follower, MDCheckpoints, Moment, identity_of
 from distill.simulation.config import MDConfig
+from distill.simulation.exchange import ExchangeState
 from distill.simulation.frames import Frames, join_frames, no_frames, require_finite, to_frames
 
 
 @dataclass(frozen=True)
 class MDResult:
-    """Frames, the final jax-md state, and how often the list had to grow."""
+    """Frames, the final state, and how often the list had to grow."""
 
     frames: Frames
     state: Any
@@ -56,7 +58,7 @@ def run_md(
     Args:
         potential: see `distill.potential.Potential`.
         positions: `[n, 3]` or, for replicas run side by side, `[R, n, 3]`, Å.
-        config: settings.
+        config: settings; `temperatures` need as many replicas.
         velocities: like positions, Å/fs; drawn from Maxwell-Boltzmann by default.
         on_frames: called with the frames of each block, in this order, e.g.
             `TrajectoryWriter.write`.
@@ -81,13 +83,14 @@ def run_md(
     if not np.isfinite(positions).all():
         raise SimulationError("initial positions are NaN or infinite")
     replicas = positions.ndim == 3
+    bath = bath_of(config, len(positions) if replicas else None)
     followers = _as_tuple(on_frames)
     start, block = make_block(potential, config, replicas)
     neighbors = allocate_lists(potential, positions, None, replicas)
     key = jax.random.PRNGKey(config.seed)
     if replicas:
         key = jax.random.split(key, len(positions))
-    state = start(key, jnp.asarray(positions, potential.dtype), neighbors, velocities)
+    state = start(key, jnp.asarray(positions, potential.dtype), neighbors, velocities, bath)
     moment = Moment(0, state, neighbors, 0, _marks(followers))
     saver = None
     if checkpoints is not None:
@@ -118,7 +121,7 @@ def run_md(
             if keep_frames:
                 recorded.append(frames)
             bar.update(n_steps)
-            bar.set_postfix(_figures(frames, n_steps * config.timestep, begun))
+            bar.set_postfix(_figures(frames, moment.state, n_steps * config.timestep, begun))
     return MDResult(join_frames(recorded), moment.state, moment.reallocations)
 
 
@@ -150,7 +153,7 @@ def _advance(
     )
 
 
-def _figures(frames: Frames, femtoseconds: float, begun: float) -> dict[str, str]:
+def _figures(frames: Frames, state: Any, femtoseconds: float, begun: float) -> dict[str, str]:
     """Of the last block, for the bar; ns/day are those of each replica."""
     figures = {
         "temperature": f"{np.mean(frames.temperature[-1]):.0f} K",
@@ -158,6 +161,9 @@ def _figures(frames: Frames, femtoseconds: float, begun: float) -> dict[str, str
     }
     if frames.uncertainty.size:
         figures["uncertainty"] = f"{frames.uncertainty[-1].max():.2f} eV/Å"
+    if isinstance(state, ExchangeState):
+        tried, accepted = (int(n.sum()) for n in (state.exchange.tried, state.exchange.accepted))
+        figures["exchanged"] = f"{100 * accepted / tried:.0f} %"
     return figures
 
 

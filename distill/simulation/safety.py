@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -31,7 +32,7 @@ class SafetyConfig:
         bonds: a bond formed or broken since the start, so that molecules reacted or fell apart.
         bond_factor: sums of covalent radii up to which a pair is bonded.
         temperature: more than `max_temperature`.
-        max_temperature: in units of the temperature of the run.
+        max_temperature: in units of the temperature of the run, or of the replica in a ladder.
         uncertainty: an expected force error above `max_uncertainty`, of potentials that know it.
         max_uncertainty: eV/Å.
         drift: the conserved energy drifts by more than `max_drift`: the timestep is too large.
@@ -69,7 +70,7 @@ class Watch:
         self,
         atoms: Atoms,
         positions: np.ndarray,
-        temperature: float,
+        temperature: float | Sequence[float],
         config: SafetyConfig,
         save_to: Path | None = None,
     ) -> None:
@@ -78,15 +79,16 @@ class Watch:
         Args:
             atoms: elements and cell.
             positions: see above.
-            temperature: K, of the run; 0 leaves out the check of temperatures.
+            temperature: K, of the run or of each replica; 0 leaves out the check of temperatures.
             config: what to do about what.
             save_to: extxyz file for the frame that stops the run.
         """
         self.config = config
         self.findings: list[str] = []
-        self._atoms, self._temperature, self._save_to = atoms, temperature, save_to
+        self._atoms, self._save_to = atoms, save_to
         self._replicas = positions.ndim == 3
         starts = positions if self._replicas else positions[None]
+        self._temperature = np.broadcast_to(temperature, len(starts))
         self._bonds = [
             self._bonded(*self._close(own)) if config.bonds != "ignore" else set() for own in starts
         ]
@@ -152,7 +154,8 @@ class Watch:
     def _faults(self, frames: Frames, t: int, replica: int) -> list[tuple[str, str]]:
         config, faults = self.config, []
         temperature = float(frames.temperature[t, replica])
-        if self._temperature and temperature > config.max_temperature * self._temperature:
+        bath = self._temperature[replica]
+        if bath and temperature > config.max_temperature * bath:
             faults.append(("temperature", f"the temperature was {temperature:.0f} K"))
         expected = frames.uncertainty[t, replica]
         doubtful = np.flatnonzero(expected > config.max_uncertainty)
@@ -173,7 +176,7 @@ class Watch:
             i, j = sorted(pairs[np.argmin(lengths)].tolist())
             faults.append(("contacts", f"atoms {i} and {j} were {lengths.min():.2f} Å apart"))
         if config.bonds != "ignore":
-            changed = self._bonded(pairs, lengths) ^ self._bonds[replica]
+            changed = self._bonded(pairs, lengths) ^ self._bonds[frames.walker[t, replica]]
             if changed:
                 atoms = sorted({i for pair in changed for i in pair})[:6]
                 faults.append(("bonds", f"bonds of atoms {atoms} had changed"))

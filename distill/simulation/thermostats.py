@@ -24,6 +24,7 @@ class ThermostatState:
         force: `[n, 3]`, eV/Å, at `position`.
         mass: `[n, 1]`.
         rng: key of the noise to come.
+        thermal_energy: `[]`, kT of the bath in eV.
         heat: `[]`, eV, given by the bath since the start.
         heat_rest: `[]`, eV, what rounding left out of `heat` (Kahan's sum: millions of small
             numbers are added).
@@ -34,12 +35,13 @@ class ThermostatState:
     force: jax.Array
     mass: jax.Array
     rng: jax.Array
+    thermal_energy: jax.Array
     heat: jax.Array
     heat_rest: jax.Array
 
 
 def langevin_step(
-    forces: Callable[..., jax.Array], timestep: float, thermal_energy: float, friction: float
+    forces: Callable[..., jax.Array], timestep: float, friction: float
 ) -> Callable[..., ThermostatState]:
     """`step(state, neighbors)` of BAOAB: kick, drift, bath, drift, kick."""
 
@@ -49,23 +51,19 @@ def langevin_step(
         kicked = state.momentum + half * state.force
         position = state.position + half * kicked / state.mass
         kept = jnp.exp(jnp.asarray(-friction * timestep, kicked.dtype))
-        width = jnp.sqrt(thermal_energy * (1 - kept**2) * state.mass)
+        width = jnp.sqrt(state.thermal_energy * (1 - kept**2) * state.mass)
         momentum = kept * kicked + width * jax.random.normal(own, kicked.shape, kicked.dtype)
         gain = 0.5 * ((momentum - kicked) * (momentum + kicked) / state.mass).sum()
         position = position + half * momentum / state.mass
         force = forces(position, neighbors=neighbors)
         moved = replace(state, position=position, force=force, rng=key)
-        return _heated(replace(moved, momentum=momentum + half * force), gain)
+        return heated(replace(moved, momentum=momentum + half * force), gain)
 
     return step
 
 
 def csvr_step(
-    forces: Callable[..., jax.Array],
-    timestep: float,
-    thermal_energy: float,
-    relaxation: float,
-    freedom: int,
+    forces: Callable[..., jax.Array], timestep: float, relaxation: float, freedom: int
 ) -> Callable[..., ThermostatState]:
     """`step(state, neighbors)`: velocity Verlet, then one factor for all momenta."""
 
@@ -77,23 +75,27 @@ def csvr_step(
         momentum = without_net_momentum(kicked + half * force, state.mass)
         kinetic = 0.5 * (momentum**2 / state.mass).sum()
         key, own = jax.random.split(state.rng)
-        factor = csvr_factor(own, kinetic, thermal_energy, timestep / relaxation, freedom)
+        factor = csvr_factor(own, kinetic, state.thermal_energy, timestep / relaxation, freedom)
         moved = replace(state, position=position, force=force, rng=key)
         gain = (factor - 1) * (factor + 1) * kinetic
-        return _heated(replace(moved, momentum=momentum * factor), gain)
+        return heated(replace(moved, momentum=momentum * factor), gain)
 
     return step
 
 
 def csvr_factor(
-    key: jax.Array, kinetic: jax.Array, thermal_energy: float, ratio: float, freedom: int
+    key: jax.Array,
+    kinetic: jax.Array,
+    thermal_energy: jax.Array | float,
+    ratio: float,
+    freedom: int,
 ) -> jax.Array:
     """Factor of the momenta, eq. A7 of Bussi, Donadio and Parrinello, with the sign of eq. A8.
 
     Args:
         key: of the noise.
         kinetic: `[]`, eV.
-        thermal_energy: kT in eV.
+        thermal_energy: `[]`, kT in eV.
         ratio: timestep over relaxation time.
         freedom: degrees of freedom of `kinetic`.
     """
@@ -119,7 +121,8 @@ def without_net_momentum(momentum: jax.Array, mass: jax.Array) -> jax.Array:
     return momentum - mass * (momentum.sum(0) / mass.sum())
 
 
-def _heated(state: ThermostatState, gain: jax.Array) -> ThermostatState:
+def heated(state: Any, gain: jax.Array) -> Any:
+    """`state` after the bath gave `gain` in eV; both may have a leading axis for replicas."""
     added = gain - state.heat_rest
     heat = state.heat + added
     return replace(state, heat=heat, heat_rest=(heat - state.heat) - added)

@@ -26,7 +26,8 @@ class TrajectoryWriter:
         atoms: elements, cell and periodicity.
         reference_energy: eV, added to the potential energy (see `Student.reference_energy`).
         append: continue an existing file.
-        replica: which one of a run of replicas is written; None for a single run.
+        replica: which one of a run of replicas is written (which temperature, if they are
+            exchanged: `walker` of each frame says who was there); None for a single run.
     """
 
     def __init__(
@@ -52,12 +53,15 @@ class TrajectoryWriter:
         energies = frames.potential_energy[own]
         images = []
         for i, time in enumerate(frames.time):
+            info: dict[str, Any] = {"time_fs": float(time)}
+            if self._replica is not None:
+                info["walker"] = int(frames.walker[i, self._replica])
             image = Atoms(
                 self._atoms.numbers,
                 positions=positions[i],
                 cell=self._atoms.cell,
                 pbc=self._atoms.pbc,
-                info={"time_fs": float(time)},
+                info=info,
             )
             image.set_velocities(velocities[i].astype(np.float64) / ase.units.fs)
             energy = float(energies[i]) + self._reference
