@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from distill.potential import Potential
-from distill.simulation.config import MDConfig
+from distill.simulation.config import BAROSTATS, MDConfig
 from distill.simulation.ensembles import bath_energy, kinetic_energy, make_integrator
 from distill.simulation.measure import measure
+from distill.simulation.strain import fixed_lists, strained_lists
 
 MAX_REALLOCATIONS = 10
 """Growths of the list within one block after which the run is given up."""
@@ -25,26 +26,31 @@ def make_block(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`(start, block)`: the compiled loop that `run_md` is made of, for benchmarks.
 
-    `start(key, positions, neighbors, velocities=None)` gives jax-md's state,
+    `start(key, positions, neighbors, velocities=None, cell=None)` gives jax-md's state,
     `block(state, neighbors, n_records)` makes `n_records * record_every` steps and gives
-    `(state, neighbors, records, overflow)`.
+    `(state, neighbors, records, overflow)`. In NPT the lists of `block` are `StrainedLists`, those
+    of `start` the ones within.
     """
     start, step = make_integrator(potential, config)
+    moves = config.ensemble in BAROSTATS
+    lists = strained_lists(potential) if moves else fixed_lists(potential)
 
     def one_step(_: Any, carry: Any) -> Any:
         state, neighbors, overflow = carry
-        neighbors = potential.update(neighbors, state.position)
-        state = step(state, neighbors=neighbors)
+        neighbors = lists.update(neighbors, state)
+        state = step(state, neighbors=lists.of_potential(neighbors))
         # Checked after the step: the list must have been valid where the force was evaluated.
-        return state, neighbors, overflow | potential.overflow(neighbors, state.position)
+        neighbors, bad = lists.check(neighbors, state)
+        return state, neighbors, overflow | bad
 
     def record(carry: Any, _: Any) -> Any:
         state, neighbors, overflow = jax.lax.fori_loop(0, config.record_every, one_step, carry)
-        energy, uncertainty, pressure = measure(potential, state, neighbors)
+        energy, uncertainty, pressure = measure(potential, state, lists.of_potential(neighbors))
         velocity = state.momentum / state.mass
         bath = bath_energy(state, config)
+        cell = state.cell if moves else jnp.zeros((), potential.dtype)
         energies = (energy, kinetic_energy(state), bath)
-        seen = (state.position, velocity, *energies, uncertainty, pressure)
+        seen = (state.position, velocity, *energies, uncertainty, pressure, cell)
         return (state, neighbors, overflow), seen
 
     def block(state: Any, neighbors: Any, n_records: int) -> Any:
@@ -64,10 +70,12 @@ def make_block(
         seen = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1), seen)
         return state, neighbors, seen, overflow
 
-    def start_many(key: Any, positions: Any, neighbors: Any, velocities: Any = None) -> Any:
-        if velocities is None:
-            return jax.vmap(start)(key, positions, neighbors)
-        return jax.vmap(start)(key, positions, neighbors, jnp.asarray(velocities))
+    def start_many(
+        key: Any, positions: Any, neighbors: Any, velocities: Any = None, cell: Any = None
+    ) -> Any:
+        return jax.vmap(start, in_axes=(0, 0, 0, None if velocities is None else 0, None))(
+            key, positions, neighbors, velocities, cell
+        )
 
     return jax.jit(start_many), jax.jit(many, static_argnums=2)
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
-ENSEMBLES = ("nve", "nvt_langevin", "nvt_nose_hoover", "nvt_csvr")
+ENSEMBLES = ("nve", "nvt_langevin", "nvt_nose_hoover", "nvt_csvr", "npt_scr")
 """Names of the ensembles available."""
+
+BAROSTATS = ("npt_scr",)
+"""Those whose cell moves."""
 
 
 @dataclass(frozen=True)
@@ -15,20 +19,27 @@ class MDConfig:
     `nvt_langevin` moves the centre of mass too. `nvt_nose_hoover` (chains) and `nvt_csvr`
     (stochastic velocity rescaling, J. Chem. Phys. 126, 014101) scale all velocities alike: they
     hold the centre of mass still and the 3n - 3 other degrees of freedom at the temperature, so
-    they suit potentials without an external field.
+    they suit potentials without an external field. `npt_scr` (stochastic cell rescaling with the
+    thermostat of `nvt_csvr`, J. Chem. Phys. 153, 114107) besides scales a cell, periodic in all
+    directions, without changing its shape.
 
     Attributes:
         ensemble: one of `ENSEMBLES`.
         timestep: fs.
         temperature: K; of the initial velocities and, in NVT, of the bath.
         friction: 1/fs, of the Langevin bath.
-        thermostat_time: fs, period of the Nosé-Hoover chain or relaxation time of CSVR.
+        thermostat_time: fs, period of the Nosé-Hoover chain or relaxation time of CSVR, also in
+            NPT.
         chain_length: thermostats in the Nosé-Hoover chain, at least 2.
         steps: integration steps.
         record_every: steps between recorded frames and energies.
         block_steps: steps per compiled block; the host looks at the run between blocks. A
             multiple of `record_every`.
         seed: of velocities and noise.
+        pressure: GPa, of the barostat; the default is one bar.
+        barostat_time: fs, relaxation time of the volume, if `compressibility` is right.
+        compressibility: 1/GPa, isothermal, roughly that of the system: it only scales the pace.
+            The default is that of water.
     """
 
     ensemble: str = "nve"
@@ -41,6 +52,9 @@ class MDConfig:
     seed: int = 0
     thermostat_time: float = 100.0
     chain_length: int = 3
+    pressure: float = 1e-4
+    barostat_time: float = 1000.0
+    compressibility: float = 0.45
 
     def __post_init__(self) -> None:
         if self.ensemble not in ENSEMBLES:
@@ -50,7 +64,7 @@ class MDConfig:
                 raise ValueError(f"{name} must be larger than zero, got {getattr(self, name)}")
         if not (self.temperature >= 0 and self.friction >= 0):
             raise ValueError("temperature and friction must not be negative")
-        if self.ensemble in ("nvt_nose_hoover", "nvt_csvr"):
+        if self.ensemble in ("nvt_nose_hoover", "nvt_csvr", *BAROSTATS):
             if not self.temperature > 0:
                 raise ValueError(f"{self.ensemble} needs a temperature above zero")
             if not self.thermostat_time >= 10 * self.timestep:
@@ -58,6 +72,17 @@ class MDConfig:
                     f"thermostat_time ({self.thermostat_time} fs) must be at least ten timesteps "
                     f"({10 * self.timestep} fs)"
                 )
+        if not math.isfinite(self.pressure):
+            raise ValueError(f"pressure must be a finite number in GPa, got {self.pressure}")
+        if not 0 < self.compressibility < math.inf:
+            raise ValueError(
+                f"compressibility must be larger than zero and finite, got {self.compressibility}"
+            )
+        if self.ensemble in BAROSTATS and not self.barostat_time >= 10 * self.timestep:
+            raise ValueError(
+                f"barostat_time ({self.barostat_time} fs) must be at least ten timesteps "
+                f"({10 * self.timestep} fs)"
+            )
         if self.chain_length < 2:
             raise ValueError(f"chain_length must be at least 2, got {self.chain_length}")
         if self.block_steps % self.record_every or self.steps % self.record_every:

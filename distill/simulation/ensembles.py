@@ -16,14 +16,15 @@ import numpy as np
 from ase.data import atomic_masses, atomic_numbers
 
 from distill.potential import Potential
-from distill.simulation.config import MDConfig
+from distill.simulation.barostat import BarostatState, require_barostat, scr_step
+from distill.simulation.config import BAROSTATS, MDConfig
 from distill.simulation.thermostats import (
     ThermostatState,
     csvr_step,
     langevin_step,
     without_net_momentum,
 )
-from distill.units import AMU_TO_EV_FS2_PER_ANG2, BOLTZMANN
+from distill.units import AMU_TO_EV_FS2_PER_ANG2, BOLTZMANN, GPA
 
 
 def mass_of(numbers: np.ndarray) -> np.ndarray:
@@ -47,7 +48,12 @@ def make_integrator(
 
     `init(key, positions, neighbors, velocities=None)` gives a state with `position`, `momentum`,
     `force` and `mass`, `step(state, neighbors)` the next one; velocities in Å/fs, drawn from
-    Maxwell-Boltzmann without net momentum if there are none. Positions are never wrapped.
+    Maxwell-Boltzmann without net momentum if there are none. Positions are never wrapped. In NPT
+    `init` takes the `cell` `[3, 3]` at the start besides, by default that of the potential, whose
+    lists then leave no room for a smaller one (see `distill.simulation.strain`).
+
+    Raises:
+        UnsupportedStructureError: NPT is not defined for the potential.
     """
     thermal_energy = config.temperature * BOLTZMANN
     mass = jnp.asarray(mass_of(potential.numbers), potential.dtype)
@@ -60,10 +66,26 @@ def make_integrator(
         step = csvr_step(
             potential.forces, config.timestep, thermal_energy, config.thermostat_time, freedom
         )
+    elif config.ensemble in BAROSTATS:
+        require_barostat(potential)
+        step = scr_step(
+            potential,
+            config.timestep,
+            config.thermostat_time,
+            config.barostat_time,
+            config.compressibility / GPA,
+            freedom,
+        )
     else:
         init, step = _of_jax_md(potential, config, mass, freedom)
 
-    def start(key: jax.Array, positions: jax.Array, neighbors: Any, velocities: Any = None) -> Any:
+    def start(
+        key: jax.Array,
+        positions: jax.Array,
+        neighbors: Any,
+        velocities: Any = None,
+        cell: Any = None,
+    ) -> Any:
         positions = jnp.asarray(positions, potential.dtype)
         key, own = jax.random.split(key)
         if velocities is None:
@@ -71,12 +93,30 @@ def make_integrator(
             momenta = without_net_momentum(jnp.sqrt(mass * thermal_energy) * draw, mass)
         else:
             momenta = jnp.asarray(velocities, positions.dtype) * mass
-        if config.ensemble in ("nvt_nose_hoover", "nvt_csvr"):
+        if config.ensemble in ("nvt_nose_hoover", "nvt_csvr", *BAROSTATS):
             momenta = without_net_momentum(momenta, mass)
         if config.ensemble in ("nve", "nvt_nose_hoover"):
             return init(key, positions, momenta, neighbors)
-        force = potential.forces(positions, neighbors=neighbors)
         zero = jnp.zeros((), positions.dtype)
+        if config.ensemble in BAROSTATS:
+            assert potential.evaluate is not None
+            shape = jnp.asarray(potential.cell if cell is None else cell, positions.dtype)
+            found = potential.evaluate(positions, neighbors, shape)
+            return BarostatState(
+                positions,
+                momenta,
+                found.forces,
+                mass,
+                key,
+                heat=zero,
+                heat_rest=zero,
+                shape=shape,
+                stretch=zero + 1,
+                virial=found.virial[0],
+                thermal_energy=zero + thermal_energy,
+                pressure=zero + config.pressure * GPA,
+            )
+        force = potential.forces(positions, neighbors=neighbors)
         return ThermostatState(positions, momenta, force, mass, key, zero, zero)
 
     return start, step
@@ -130,7 +170,8 @@ def kinetic_energy(state: Any) -> jax.Array:
 def bath_energy(state: Any, config: MDConfig) -> jax.Array:
     """`[]`, eV: what added to the total energy gives the conserved quantity.
 
-    Energy of the Nosé-Hoover chain; less the heat given by a stochastic bath; 0 in NVE.
+    Energy of the Nosé-Hoover chain; less the heat given by a stochastic bath, and pressure times
+    volume in NPT; 0 in NVE.
     """
     if config.ensemble == "nvt_nose_hoover":
         chain, thermal_energy = state.chain, config.temperature * BOLTZMANN
@@ -139,4 +180,6 @@ def bath_energy(state: Any, config: MDConfig) -> jax.Array:
         return moving + thermal_energy * (freedom * chain.position).sum()
     if config.ensemble == "nve":
         return jnp.zeros((), state.momentum.dtype)
+    if config.ensemble in BAROSTATS:
+        return state.pressure * state.volume - state.heat
     return -state.heat

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import ase.units
 import numpy as np
+from ase.data import atomic_masses
 
 from distill.errors import SimulationError
 from distill.potential import Potential
-from distill.simulation.config import MDConfig
+from distill.simulation.config import BAROSTATS, MDConfig
 from distill.simulation.ensembles import degrees_of_freedom, mass_of
 from distill.units import BOLTZMANN, GPA
 
@@ -26,8 +28,9 @@ class Frames:
         kinetic_energy: `[T, (R)]`, eV.
         temperature: `[T, (R)]`, K, of the 3n - 3 degrees of freedom of the motion relative to the
             centre of mass, which the Langevin bath moves too (of all 3 for a single atom).
-        conserved_energy: `[T, (R)]`, eV, float64: total energy less what the thermostat gave. It
-            would stay as it is in an exact integration; its drift is the error of the timestep.
+        conserved_energy: `[T, (R)]`, eV, float64: total energy, and pressure of the bath times
+            volume in NPT, less what the baths gave. It would stay as it is in an exact
+            integration; its drift is the error of the timestep.
         uncertainty: `[T, (R,) n]`, eV/Å, expected length of the force error of each atom; no
             atoms (`n = 0`) for a potential without uncertainty.
         cell: `[T, (R,) 3, 3]`, Å, float64, rows are lattice vectors.
@@ -49,6 +52,17 @@ class Frames:
     pressure: np.ndarray
 
     @property
+    def volume(self) -> np.ndarray:
+        """`[T, (R)]`, Å³; 0 for molecules."""
+        return np.abs(np.linalg.det(self.cell))
+
+    def density(self, numbers: np.ndarray) -> np.ndarray:
+        """`[T, (R)]`, g/cm³, for atomic numbers `[n]`; infinite without a volume."""
+        grams = atomic_masses[numbers].sum() / ase.units.mol
+        with np.errstate(divide="ignore"):
+            return grams / (self.volume * 1e-24)
+
+    @property
     def total_energy(self) -> np.ndarray:
         """`[T, (R)]`, eV, in float64."""
         return self.potential_energy.astype(np.float64) + self.kinetic_energy.astype(np.float64)
@@ -56,7 +70,11 @@ class Frames:
 
 def to_frames(records: Any, potential: Potential, config: MDConfig, done: int) -> Frames:
     """Frames from the records of a block that began after `done` steps."""
-    positions, velocities, energy, kinetic, bath, expected, pressure = map(np.asarray, records)
+    positions, velocities, energy, kinetic, bath, expected, pressure, cell = map(
+        np.asarray, records
+    )
+    if config.ensemble not in BAROSTATS:
+        cell = np.tile(potential.cell, (*energy.shape, 1, 1))
     steps = done + config.record_every * np.arange(1, len(positions) + 1)
     return Frames(
         time=steps * config.timestep,
@@ -67,7 +85,7 @@ def to_frames(records: Any, potential: Potential, config: MDConfig, done: int) -
         temperature=_temperature(velocities.astype(np.float64), mass_of(potential.numbers)),
         conserved_energy=energy.astype(np.float64) + kinetic + bath,
         uncertainty=expected,
-        cell=np.tile(potential.cell, (*energy.shape, 1, 1)),
+        cell=cell.astype(np.float64),
         pressure=pressure.astype(np.float64) / GPA,
     )
 

@@ -8,27 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from distill.potential import Potential
-from distill.simulation.thermostats import without_net_momentum
+from distill.simulation.barostat import BarostatState, internal_pressure
 
 
 def knows_pressure(potential: Potential) -> bool:
     """Whether there is a virial and a volume, so that a pressure is defined."""
     return potential.evaluate is not None and bool(potential.pbc.all())
-
-
-def internal_pressure(
-    momentum: jax.Array, mass: jax.Array, virial: jax.Array, volume: jax.Array
-) -> jax.Array:
-    """Instantaneous pressure `[]` in eV/Å³ of the motion relative to the centre of mass.
-
-    Args:
-        momentum: `[n, 3]`.
-        mass: `[n, 1]`.
-        virial: `[3, 3]`, eV, dE/dstrain.
-        volume: `[]`, Å³.
-    """
-    inner = without_net_momentum(momentum, mass)
-    return ((inner**2 / mass).sum() - jnp.trace(virial)) / (3 * volume)
 
 
 def measure(
@@ -41,7 +26,8 @@ def measure(
     nothing = jnp.zeros(0, potential.dtype)
     if knows_pressure(potential):
         assert potential.evaluate is not None
-        cell = jnp.asarray(potential.cell, potential.dtype)
+        moves = isinstance(state, BarostatState)
+        cell = state.cell if moves else jnp.asarray(potential.cell, potential.dtype)
         found = potential.evaluate(state.position, neighbors, cell)
         volume = jnp.abs(jnp.linalg.det(cell))
         pressure = internal_pressure(state.momentum, state.mass, found.virial[0], volume)

@@ -55,7 +55,7 @@ def langevin_step(
         position = position + half * momentum / state.mass
         force = forces(position, neighbors=neighbors)
         moved = replace(state, position=position, force=force, rng=key)
-        return _heated(replace(moved, momentum=momentum + half * force), gain)
+        return heated(replace(moved, momentum=momentum + half * force), gain)
 
     return step
 
@@ -80,13 +80,17 @@ def csvr_step(
         factor = csvr_factor(own, kinetic, thermal_energy, timestep / relaxation, freedom)
         moved = replace(state, position=position, force=force, rng=key)
         gain = (factor - 1) * (factor + 1) * kinetic
-        return _heated(replace(moved, momentum=momentum * factor), gain)
+        return heated(replace(moved, momentum=momentum * factor), gain)
 
     return step
 
 
 def csvr_factor(
-    key: jax.Array, kinetic: jax.Array, thermal_energy: float, ratio: float, freedom: int
+    key: jax.Array,
+    kinetic: jax.Array,
+    thermal_energy: float | jax.Array,
+    ratio: float,
+    freedom: int,
 ) -> jax.Array:
     """Factor of the momenta, eq. A7 of Bussi, Donadio and Parrinello, with the sign of eq. A8.
 
@@ -119,7 +123,8 @@ def without_net_momentum(momentum: jax.Array, mass: jax.Array) -> jax.Array:
     return momentum - mass * (momentum.sum(0) / mass.sum())
 
 
-def _heated(state: ThermostatState, gain: jax.Array) -> ThermostatState:
+def heated(state: Any, gain: jax.Array) -> Any:
+    """`state` with `gain` `[]` eV added to its `heat`."""
     added = gain - state.heat_rest
     heat = state.heat + added
     return replace(state, heat=heat, heat_rest=(heat - state.heat) - added)
