@@ -11,7 +11,7 @@ takes the indices of the neighbours besides and is evaluated on all rows at once
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import jax
@@ -140,6 +140,10 @@ class Potential:
             in which the lists hold all pairs within the cutoff; `beside` holds the expected force
             errors `[n]`, if there are any. None for other models than students.
         kernel: name of the kernel that evaluates the rows of a student; None for other models.
+        cell: `[3, 3]`, Å, rows are lattice vectors; zero for molecules.
+        pbc: `[3]` bool, periodic directions.
+        with_cell: host code, `(cell [3, 3]) -> Potential`: the same model with lists for another
+            cell. None for other models than students.
     """
 
     numbers: np.ndarray
@@ -151,6 +155,9 @@ class Potential:
     with_uncertainty: Callable[..., tuple[jax.Array, jax.Array, jax.Array]] | None = None
     evaluate: Callable[[jax.Array, Any, jax.Array], Evaluation] | None = None
     kernel: str | None = None
+    cell: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
+    pbc: np.ndarray = field(default_factory=lambda: np.zeros(3, bool))
+    with_cell: Callable[[np.ndarray], Potential] | None = None
 
     @classmethod
     def from_energy(cls, energy: Callable[[jax.Array, Any], jax.Array], **fields: Any) -> Potential:
@@ -198,10 +205,27 @@ def local_potential(
         uncertainty: `(features [N, F], species [N]) -> [N]`, expected force errors in eV/Å;
             `atomic_energy` must then give a tuple, features after the energies.
     """
+
+    def with_cell(cell: np.ndarray) -> Potential:
+        other = atoms.copy()
+        other.set_cell(cell)
+        return local_potential(
+            atomic_energy,
+            other,
+            species,
+            cutoff,
+            skin=skin,
+            dtype=dtype,
+            kernel=kernel,
+            message_passing=message_passing,
+            uncertainty=uncertainty,
+        )
+
     if not message_passing and kernel in (blocked, pallas) and len(atoms) >= GROUPED_FROM:
         weights = atomic_energy.moments if isinstance(atomic_energy, RowModel) else None
         if weights is not None:
-            return _grouped_potential(weights, atoms, species, skin, dtype, kernel, uncertainty)
+            grouped = _grouped_potential(weights, atoms, species, skin, dtype, kernel, uncertainty)
+            return replace(grouped, with_cell=with_cell)
     lists = neighbor_list(np.asarray(atoms.cell.array), atoms.pbc, cutoff, skin=skin)
     cell = jnp.asarray(atoms.cell.array, dtype)
     # A numpy array stays static in a trace, so that the networks are evaluated per element.
@@ -260,6 +284,9 @@ def local_potential(
         with_uncertainty=uncertain if uncertainty is not None else None,
         evaluate=in_cell,
         kernel=kernel_name(reference if message_passing else kernel),
+        cell=atoms.cell.array.copy(),
+        pbc=atoms.pbc.copy(),
+        with_cell=with_cell,
     )
 
 
@@ -307,4 +334,6 @@ def _grouped_potential(
         with_uncertainty=uncertain if uncertainty is not None else None,
         evaluate=in_cell,
         kernel=kernel_name(kernel),
+        cell=atoms.cell.array.copy(),
+        pbc=atoms.pbc.copy(),
     )

@@ -10,9 +10,11 @@ import jax.numpy as jnp
 
 from distill.potential import Potential
 from distill.simulation.bath import Bath, bath_of
-from distill.simulation.config import MDConfig
+from distill.simulation.config import BAROSTATS, MDConfig
 from distill.simulation.ensembles import bath_energy, kinetic_energy, make_integrator
 from distill.simulation.exchange import with_exchanges
+from distill.simulation.measure import measure
+from distill.simulation.strain import fixed_lists, strained_lists
 
 MAX_REALLOCATIONS = 10
 """Growths of the list within one block after which the run is given up."""
@@ -26,31 +28,33 @@ def make_block(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`(start, block)`: the compiled loop that `run_md` is made of, for benchmarks.
 
-    `start(key, positions, neighbors, velocities=None, bath=None)` gives the state of the ensemble,
-    `block(state, neighbors, n_records)` makes `n_records * record_every` steps and gives
+    `start(key, positions, neighbors, velocities=None, bath=None, cell=None)` gives the state of the
+    ensemble, `block(state, neighbors, n_records)` makes `n_records * record_every` steps and gives
     `(state, neighbors, records, overflow)`. Keys, positions and a `Bath` have a leading axis for
     `replicas`; the default bath is that of `config`. With `config.exchange_every` the state is an
-    `ExchangeState`, and records are in the order of the temperatures.
+    `ExchangeState`, and records are in the order of the temperatures. In NPT the lists of `block`
+    are `StrainedLists`, those of `start` the ones within.
     """
     start, step = make_integrator(potential, config)
+    moves = config.ensemble in BAROSTATS
+    lists = strained_lists(potential) if moves else fixed_lists(potential)
 
     def one_step(_: Any, carry: Any) -> Any:
         state, neighbors, overflow = carry
-        neighbors = potential.update(neighbors, state.position)
-        state = step(state, neighbors=neighbors)
+        neighbors = lists.update(neighbors, state)
+        state = step(state, neighbors=lists.of_potential(neighbors))
         # Checked after the step: the list must have been valid where the force was evaluated.
-        return state, neighbors, overflow | potential.overflow(neighbors, state.position)
+        neighbors, bad = lists.check(neighbors, state)
+        return state, neighbors, overflow | bad
 
     def record(carry: Any, _: Any) -> Any:
         state, neighbors, overflow = jax.lax.fori_loop(0, config.record_every, one_step, carry)
-        if potential.with_uncertainty is None:
-            energy, _ = potential.energy_and_forces(state.position, neighbors)
-            uncertainty = jnp.zeros(0, potential.dtype)
-        else:
-            energy, _, uncertainty = potential.with_uncertainty(state.position, neighbors)
+        energy, uncertainty, pressure = measure(potential, state, lists.of_potential(neighbors))
         velocity = state.momentum / state.mass
         bath = bath_energy(state)
-        seen = (state.position, velocity, energy, kinetic_energy(state), bath, uncertainty)
+        cell = state.cell if moves else jnp.zeros((), potential.dtype)
+        energies = (energy, kinetic_energy(state), bath)
+        seen = (state.position, velocity, *energies, uncertainty, pressure, cell)
         return (state, neighbors, overflow), seen
 
     def block(state: Any, neighbors: Any, n_records: int) -> Any:
@@ -81,14 +85,18 @@ def make_block(
         return state, neighbors, (*seen, walker), overflow
 
     def start_many(
-        key: Any, positions: Any, neighbors: Any, velocities: Any = None, bath: Bath | None = None
+        key: Any,
+        positions: Any,
+        neighbors: Any,
+        velocities: Any = None,
+        bath: Bath | None = None,
+        cell: Any = None,
     ) -> Any:
         bath = bath_of(config, len(positions)) if bath is None else bath
-        if velocities is None:
-            return jax.vmap(start, in_axes=(0, 0, 0, None, 0))(
-                key, positions, neighbors, None, bath
-            )
-        return jax.vmap(start)(key, positions, neighbors, jnp.asarray(velocities), bath)
+        own = None if velocities is None else 0
+        return jax.vmap(start, in_axes=(0, 0, 0, own, 0, None))(
+            key, positions, neighbors, velocities, bath, cell
+        )
 
     if not config.exchange_every:
         return jax.jit(start_many), jax.jit(many, static_argnums=2)

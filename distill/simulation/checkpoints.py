@@ -172,6 +172,7 @@ def identity_of(
         "elements": np.asarray(potential.numbers).tolist(),
         "dtype": str(np.dtype(potential.dtype)),
         "kernel": potential.kernel,
+        "initial cell": np.asarray(potential.cell).tolist(),
         "initial positions": _sha256(positions),
         "initial velocities": None if velocities is None else _sha256(velocities),
     }

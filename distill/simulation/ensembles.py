@@ -16,8 +16,9 @@ import numpy as np
 from ase.data import atomic_masses, atomic_numbers
 
 from distill.potential import Potential
+from distill.simulation.barostat import BarostatState, require_barostat, scr_step
 from distill.simulation.bath import Bath, bath_of
-from distill.simulation.config import MDConfig
+from distill.simulation.config import BAROSTATS, MDConfig
 from distill.simulation.nose_hoover import ChainState, chain_energy, nose_hoover
 from distill.simulation.thermostats import (
     ThermostatState,
@@ -25,7 +26,7 @@ from distill.simulation.thermostats import (
     langevin_step,
     without_net_momentum,
 )
-from distill.units import AMU_TO_EV_FS2_PER_ANG2
+from distill.units import AMU_TO_EV_FS2_PER_ANG2, GPA
 
 
 def mass_of(numbers: np.ndarray) -> np.ndarray:
@@ -47,11 +48,16 @@ def make_integrator(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`(init, step)` of the ensemble.
 
-    `init(key, positions, neighbors, velocities=None, bath=None)` gives a state with `position`,
-    `momentum`, `force` and `mass`, `step(state, neighbors)` the next one; velocities in Å/fs, drawn
-    from Maxwell-Boltzmann without net momentum if there are none. The `Bath` is by default that of
-    `config.temperature`; all but NVE keep its `thermal_energy` in the state. Positions are never
-    wrapped.
+    `init(key, positions, neighbors, velocities=None, bath=None, cell=None)` gives a state with
+    `position`, `momentum`, `force` and `mass`, `step(state, neighbors)` the next one; velocities in
+    Å/fs, drawn from Maxwell-Boltzmann without net momentum if there are none. The `Bath` is by
+    default that of `config`; all but NVE keep its `thermal_energy` in the state. Positions
+    are never wrapped. In NPT `init` takes the `cell` `[3, 3]` at the start besides, by default that
+    of the potential, whose lists then leave no room for a smaller one (see
+    `distill.simulation.strain`).
+
+    Raises:
+        UnsupportedStructureError: NPT is not defined for the potential.
     """
     mass = jnp.asarray(mass_of(potential.numbers), potential.dtype)
     freedom = degrees_of_freedom(len(potential.numbers))
@@ -62,6 +68,16 @@ def make_integrator(
         step = csvr_step(potential.forces, config.timestep, config.thermostat_time, freedom)
     elif config.ensemble == "nvt_nose_hoover":
         init, step = nose_hoover(potential, config, mass, freedom)
+    elif config.ensemble in BAROSTATS:
+        require_barostat(potential)
+        step = scr_step(
+            potential,
+            config.timestep,
+            config.thermostat_time,
+            config.barostat_time,
+            config.compressibility / GPA,
+            freedom,
+        )
     else:
         init, step = _nve(potential, config, mass)
 
@@ -71,6 +87,7 @@ def make_integrator(
         neighbors: Any,
         velocities: Any = None,
         bath: Bath | None = None,
+        cell: Any = None,
     ) -> Any:
         positions = jnp.asarray(positions, potential.dtype)
         bath = bath_of(config, None) if bath is None else bath
@@ -81,12 +98,30 @@ def make_integrator(
             momenta = without_net_momentum(jnp.sqrt(mass * thermal_energy) * draw, mass)
         else:
             momenta = jnp.asarray(velocities, positions.dtype) * mass
-        if config.ensemble in ("nvt_nose_hoover", "nvt_csvr"):
+        if config.ensemble in ("nvt_nose_hoover", "nvt_csvr", *BAROSTATS):
             momenta = without_net_momentum(momenta, mass)
         if init is not None:
             return init(key, positions, momenta, neighbors, thermal_energy)
-        force = potential.forces(positions, neighbors=neighbors)
         zero = jnp.zeros((), positions.dtype)
+        if config.ensemble in BAROSTATS:
+            assert potential.evaluate is not None
+            shape = jnp.asarray(potential.cell if cell is None else cell, positions.dtype)
+            found = potential.evaluate(positions, neighbors, shape)
+            return BarostatState(
+                positions,
+                momenta,
+                found.forces,
+                mass,
+                key,
+                heat=zero,
+                heat_rest=zero,
+                shape=shape,
+                stretch=zero + 1,
+                virial=found.virial[0],
+                thermal_energy=thermal_energy,
+                pressure=jnp.asarray(bath.pressure, positions.dtype),
+            )
+        force = potential.forces(positions, neighbors=neighbors)
         return ThermostatState(positions, momenta, force, mass, key, thermal_energy, zero, zero)
 
     return start, step
@@ -115,10 +150,13 @@ def kinetic_energy(state: Any) -> jax.Array:
 def bath_energy(state: Any) -> jax.Array:
     """`[]`, eV: what added to the total energy gives the conserved quantity.
 
-    Energy of the Nosé-Hoover chain; less the heat given by a bath or an exchange; 0 in NVE.
+    Energy of the Nosé-Hoover chain; pressure times volume in NPT; less the heat given by a bath or
+    an exchange; 0 in NVE.
     """
     if isinstance(state, ChainState):
         return chain_energy(state) - state.heat
+    if isinstance(state, BarostatState):
+        return state.pressure * state.volume - state.heat
     if isinstance(state, ThermostatState):
         return -state.heat
     return jnp.zeros((), state.momentum.dtype)

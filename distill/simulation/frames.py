@@ -5,13 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import ase.units
 import numpy as np
+from ase.data import atomic_masses
 
 from distill.errors import SimulationError
 from distill.potential import Potential
-from distill.simulation.config import MDConfig
+from distill.simulation.config import BAROSTATS, MDConfig
 from distill.simulation.ensembles import degrees_of_freedom, mass_of
-from distill.units import BOLTZMANN
+from distill.units import BOLTZMANN, GPA
 
 
 @dataclass(frozen=True)
@@ -28,11 +30,16 @@ class Frames:
         kinetic_energy: `[T, (R)]`, eV.
         temperature: `[T, (R)]`, K, of the 3n - 3 degrees of freedom of the motion relative to the
             centre of mass, which the Langevin bath moves too (of all 3 for a single atom).
-        conserved_energy: `[T, (R)]`, eV, float64: total energy less what thermostat and exchanges
-            gave. It would stay as it is in an exact integration; its drift is the error of the
-            timestep.
+        conserved_energy: `[T, (R)]`, eV, float64: total energy, and pressure of the bath times
+            volume in NPT, less what baths and exchanges gave. It would stay as it is in an exact
+            integration; its drift is the error of the timestep.
         uncertainty: `[T, (R,) n]`, eV/Å, expected length of the force error of each atom; no
             atoms (`n = 0`) for a potential without uncertainty.
+        cell: `[T, (R,) 3, 3]`, Å, float64, rows are lattice vectors.
+        pressure: `[T, (R)]`, GPa, instantaneous, kinetic and virial part of the motion relative to
+            the centre of mass (of all motion for a single atom), positive where compressed. NaN
+            for a potential that cannot `evaluate` (see `distill.potential.Potential`) and where
+            a direction is not periodic.
         walker: `[T, (R)]`, the replica that was there; `r` itself in a run without exchanges.
     """
 
@@ -44,7 +51,20 @@ class Frames:
     temperature: np.ndarray
     conserved_energy: np.ndarray
     uncertainty: np.ndarray
+    cell: np.ndarray
+    pressure: np.ndarray
     walker: np.ndarray
+
+    @property
+    def volume(self) -> np.ndarray:
+        """`[T, (R)]`, Å³; 0 for molecules."""
+        return np.abs(np.linalg.det(self.cell))
+
+    def density(self, numbers: np.ndarray) -> np.ndarray:
+        """`[T, (R)]`, g/cm³, for atomic numbers `[n]`; infinite without a volume."""
+        grams = atomic_masses[numbers].sum() / ase.units.mol
+        with np.errstate(divide="ignore"):
+            return grams / (self.volume * 1e-24)
 
     @property
     def total_energy(self) -> np.ndarray:
@@ -54,9 +74,11 @@ class Frames:
 
 def to_frames(records: Any, potential: Potential, config: MDConfig, done: int) -> Frames:
     """Frames from the records of a block that began after `done` steps."""
-    positions, velocities, energy, kinetic, bath, expected, walker = (
-        np.asarray(r) for r in records
+    positions, velocities, energy, kinetic, bath, expected, pressure, cell, walker = map(
+        np.asarray, records
     )
+    if config.ensemble not in BAROSTATS:
+        cell = np.tile(potential.cell, (*energy.shape, 1, 1))
     steps = done + config.record_every * np.arange(1, len(positions) + 1)
     return Frames(
         time=steps * config.timestep,
@@ -67,6 +89,8 @@ def to_frames(records: Any, potential: Potential, config: MDConfig, done: int) -
         temperature=_temperature(velocities.astype(np.float64), mass_of(potential.numbers)),
         conserved_energy=energy.astype(np.float64) + kinetic + bath,
         uncertainty=expected,
+        cell=cell.astype(np.float64),
+        pressure=pressure.astype(np.float64) / GPA,
         walker=walker,
     )
 
@@ -78,8 +102,9 @@ def no_frames(potential: Potential, positions: np.ndarray) -> Frames:
     energy, exact = np.zeros(many, potential.dtype), np.zeros(many)
     n_uncertain = 0 if potential.with_uncertainty is None else len(potential.numbers)
     expected = np.zeros((*many, n_uncertain), potential.dtype)
-    walker = np.zeros(many, np.int32)
-    return Frames(np.zeros(0), rows, rows, energy, energy, exact, exact, expected, walker)
+    cell, walker = np.zeros((*many, 3, 3)), np.zeros(many, np.int32)
+    rest = (exact, exact, expected, cell, exact, walker)
+    return Frames(np.zeros(0), rows, rows, energy, energy, *rest)
 
 
 def join_frames(parts: list[Frames]) -> Frames:

@@ -20,11 +20,12 @@ from distill.errors import CapacityError, CheckpointError, DistillError, Simulat
 from distill.potential import Potential
 from distill.progress import progress_bar
 from distill.simulation.bath import bath_of
-from distill.simulation.blocks import MAX_REALLOCATIONS, allocate_lists, make_block
+from distill.simulation.blocks import MAX_REALLOCATIONS
 from distill.simulation.checkpoints import Follower, MDCheckpoints, Moment, identity_of
-from distill.simulation.config import MDConfig
+from distill.simulation.config import BAROSTATS, MDConfig
 from distill.simulation.exchange import ExchangeState
 from distill.simulation.frames import Frames, join_frames, no_frames, require_finite, to_frames
+from distill.simulation.programs import Programs
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,8 @@ def run_md(
         SimulationError: positions or energies became NaN or infinite (names time and atoms), or
             with `checkpoints` a file could not be written.
         CapacityError: the neighbour list kept overflowing.
+        UnsupportedStructureError: NPT with a potential without a virial, or a cell that is not
+            periodic in all directions.
         CheckpointError: the checkpoint is damaged or belongs to another run.
     """
     positions = np.asarray(positions)
@@ -85,13 +88,11 @@ def run_md(
     replicas = positions.ndim == 3
     bath = bath_of(config, len(positions) if replicas else None)
     followers = _as_tuple(on_frames)
-    start, block = make_block(potential, config, replicas)
-    neighbors = allocate_lists(potential, positions, None, replicas)
+    programs = Programs(potential, config, replicas)
     key = jax.random.PRNGKey(config.seed)
     if replicas:
         key = jax.random.split(key, len(positions))
-    state = start(key, jnp.asarray(positions, potential.dtype), neighbors, velocities, bath)
-    moment = Moment(0, state, neighbors, 0, _marks(followers))
+    moment = Moment(0, *programs.first(key, positions, velocities, bath), 0, _marks(followers))
     saver = None
     if checkpoints is not None:
         saver = _Saver(checkpoints, identity_of(potential, config, positions, velocities))
@@ -102,7 +103,7 @@ def run_md(
         while moment.steps < config.steps:
             begun = time.perf_counter()
             try:
-                new, frames = _advance(potential, config, block, moment, replicas)
+                new, frames = _advance(potential, config, programs, moment, replicas)
                 require_finite(frames, replicas)
                 for follow in followers:
                     follow(frames)
@@ -121,28 +122,27 @@ def run_md(
             if keep_frames:
                 recorded.append(frames)
             bar.update(n_steps)
-            bar.set_postfix(_figures(frames, moment.state, n_steps * config.timestep, begun))
+            bar.set_postfix(_figures(frames, moment.state, potential, config, n_steps, begun))
     return MDResult(join_frames(recorded), moment.state, moment.reallocations)
 
 
 def _advance(
-    potential: Potential, config: MDConfig, block: Any, moment: Moment, replicas: bool
+    potential: Potential, config: MDConfig, programs: Programs, moment: Moment, replicas: bool
 ) -> tuple[Moment, Frames]:
     """The next block, run again with larger lists as often as they overflow."""
     done, neighbors, reallocations = moment.steps, moment.lists, moment.reallocations
     # A run that is extended goes on at the same ends of blocks.
     n_steps = min(config.block_steps - done % config.block_steps, config.steps - done)
-    for _ in range(MAX_REALLOCATIONS):
-        state, new_neighbors, records, overflow = block(
+    for growths in range(1, MAX_REALLOCATIONS + 1):
+        state, new_neighbors, records, overflow = programs.block(
             moment.state, neighbors, n_steps // config.record_every
         )
         frames = to_frames(records, potential, config, done)
         if not bool(jnp.any(overflow)):
-            return Moment(done + n_steps, state, new_neighbors, reallocations, []), frames
+            neighbors = programs.adapted(state, new_neighbors)
+            return Moment(done + n_steps, state, neighbors, reallocations, []), frames
         reallocations += 1
-        # The last good positions tell nothing of the crowding to come: the old capacity
-        # plus one forces the next size of the ladder.
-        neighbors = allocate_lists(potential, moment.state.position, new_neighbors, replicas)
+        neighbors = programs.larger(moment.state, new_neighbors, growths)
     # Lost atoms make every list look too old: say what really happened.
     require_finite(frames, replicas)
     raise CapacityError(
@@ -153,12 +153,23 @@ def _advance(
     )
 
 
-def _figures(frames: Frames, state: Any, femtoseconds: float, begun: float) -> dict[str, str]:
+def _figures(
+    frames: Frames,
+    state: Any,
+    potential: Potential,
+    config: MDConfig,
+    n_steps: int,
+    begun: float,
+) -> dict[str, str]:
     """Of the last block, for the bar; ns/day are those of each replica."""
+    femtoseconds = n_steps * config.timestep
     figures = {
         "temperature": f"{np.mean(frames.temperature[-1]):.0f} K",
         "speed": f"{0.0864 * femtoseconds / (time.perf_counter() - begun):.3g} ns/day",
     }
+    if config.ensemble in BAROSTATS:
+        figures["density"] = f"{np.mean(frames.density(potential.numbers)[-1]):.3f} g/cm³"
+        figures["pressure"] = f"{np.mean(frames.pressure):.3g} GPa"
     if frames.uncertainty.size:
         figures["uncertainty"] = f"{frames.uncertainty[-1].max():.2f} eV/Å"
     if isinstance(state, ExchangeState):
