@@ -14,6 +14,7 @@ from distill.simulation import (
     ENSEMBLES,
     MDConfig,
     bath_of,
+    blocks,
     expected_acceptance,
     make_block,
     propose_ladder,
@@ -74,6 +75,26 @@ def test_one_program_serves_all_temperatures(toy_potential):
         own = state.walkers.thermal_energy[order]
         np.testing.assert_allclose(own, KB * np.array(ladder), rtol=1e-6)
     assert block._cache_size() == start._cache_size() == 1
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_one_after_the_other_is_side_by_side(toy_potential, monkeypatch):
+    """Replicas of many atoms take turns within an exchange period; nothing else may change."""
+    potential = toy_potential(tetrahedron, np.full(4, 18), np.float64)
+    config = MDConfig(
+        "nvt_langevin", steps=100, temperatures=(200.0, 300.0), exchange_every=20, block_steps=100
+    )
+    starts = np.tile(CORNERS, (2, 1, 1))
+    together = run_md(potential, starts, config, progress=False)
+    monkeypatch.setattr(blocks, "SEQUENTIAL_FROM", 1)
+    in_turn = run_md(potential, starts, config, progress=False)
+    assert int(together.state.exchange.accepted.sum()) > 0
+    for one, other in zip(
+        jax.tree.leaves(together.state), jax.tree.leaves(in_turn.state), strict=True
+    ):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
+    np.testing.assert_array_equal(together.frames.walker, in_turn.frames.walker)
+    np.testing.assert_allclose(together.frames.positions, in_turn.frames.positions, atol=1e-9)
 
 
 def test_a_proposed_ladder_is_accepted_as_often_as_wanted():
