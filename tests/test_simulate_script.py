@@ -66,6 +66,43 @@ def test_replicas_go_on_where_they_were(simulate, bundle, tmp_path, capsys):
     assert "holds a run with other settings" in capsys.readouterr().err
 
 
+def test_a_ladder_of_temperatures(simulate, bundle, tmp_path, capsys):
+    output = tmp_path / "run"
+    arguments = [
+        f"model={bundle}",
+        "structure=H2O",
+        f"output={output}",
+        "safety={contacts: ignore, drift: ignore}",
+        "md={ensemble: nvt_csvr, timestep: 0.2, thermostat_time: 10, steps: 40, record_every: 5, "
+        "block_steps: 20, temperatures: [100, 130, 170], exchange_every: 10}",
+    ]
+    assert simulate.main(arguments) == 0
+    images = [ase.io.read(output / f"run_00{rung}.extxyz", index=":") for rung in range(3)]
+    walkers = [
+        sorted(image.info["walker"] for image in frame) for frame in zip(*images, strict=True)
+    ]
+    assert walkers == [[0, 1, 2]] * 8
+    summary = json.loads((output / "summary.json").read_text())
+    assert [own["bath_K"] for own in summary["temperatures"]] == [100, 130, 170]
+    for own, frames in zip(summary["temperatures"], images, strict=True):
+        mean = (
+            np.mean([frame.get_temperature() for frame in frames]) * 9 / 6
+        )  # no drift, 6 freedoms
+        np.testing.assert_allclose(own["temperature_K"], mean, rtol=1e-3)
+    assert [pair["attempts"] for pair in summary["exchange"]["pairs"]] == [2, 2]
+    assert len(summary["exchange"]["round_trips"]) == 3
+    said = capsys.readouterr()
+    assert "temperature of 170 K" in said.out and "exchanged 100 and 130 K" in said.out
+    assert "exchanged=" in said.err  # the progress line
+
+
+def test_as_many_replicas_as_temperatures(simulate, bundle, tmp_path, capsys):
+    arguments = [f"model={bundle}", "structure=H2O", f"output={tmp_path}", "replicas=2"]
+    with pytest.raises(SystemExit):
+        simulate.main([*arguments, "md.temperatures=[100, 200, 300]"])
+    assert "temperatures has 3 values for 2 replicas" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

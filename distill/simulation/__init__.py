@@ -7,6 +7,7 @@ from distill.simulation.config import ENSEMBLES, MDConfig
 from distill.simulation.ensembles import kinetic_energy, make_integrator, mass_of
 from distill.simulation.exchange import ExchangeState, exchange_summary
 from distill.simulation.frames import Frames
+from distill.simulation.ladder import expected_acceptance, propose_ladder
 from distill.simulation.relax import Relaxed, make_relaxer, relax
 from distill.simulation.run import MDResult, run_md
 from distill.simulation.safety import SafetyConfig, Watch
@@ -27,11 +28,13 @@ __all__ = [
     "Watch",
     "bath_of",
     "exchange_summary",
+    "expected_acceptance",
     "kinetic_energy",
     "make_block",
     "make_integrator",
     "make_relaxer",
     "mass_of",
+    "propose_ladder",
     "relax",
     "run_md",
 ]

@@ -189,7 +189,7 @@ def with_exchanges(
         (state, lists, overflow), records = jax.lax.scan(
             one, (state, lists, clear), None, length=n_segments
         )
-        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), records)
+        flat = jax.tree.map(lambda leaf: jax.lax.collapse(leaf, 0, 2), records)
         return state, lists, flat, overflow
 
     return start_exchange, block

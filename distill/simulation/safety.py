@@ -70,7 +70,7 @@ class Watch:
         self,
         atoms: Atoms,
         positions: np.ndarray,
-        temperature: float | Sequence[float],
+        temperature: float | Sequence[float] | np.ndarray,
         config: SafetyConfig,
         save_to: Path | None = None,
     ) -> None:
