@@ -33,6 +33,7 @@ from distill.errors import ConfigError, DatasetError
 from distill.evaluation.results import replace_text
 from distill.potential import Potential
 from distill.simulation import (
+    BAROSTATS,
     MDCheckpoints,
     MDConfig,
     SafetyConfig,
@@ -116,7 +117,7 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
         velocities = None if velocities is None else np.tile(velocities, (config.replicas, 1, 1))
     stopped = config.output / "stopped.extxyz"
     watch = Watch(atoms, positions, config.md.temperature, config.safety, save_to=stopped)
-    totals = Totals(config.replicas, len(atoms))
+    totals = Totals(config.replicas, atoms.numbers)
     begun = time.perf_counter()
     result = run_md(
         potential,
@@ -217,6 +218,10 @@ def report(summary: dict[str, Any], config: SimulateConfig) -> None:
     """The summary in a few lines."""
     print(f"{config.output}: {summary['time_ps']:g} ps of {config.md.ensemble}")
     print(f"temperature {summary['temperature_K']:.1f} ± {summary['temperature_std_K']:.1f} K")
+    if config.md.ensemble in BAROSTATS:
+        print(
+            f"density {summary['density_g_per_cm3']:.4f} g/cm³ at {summary['pressure_gpa']:.3g} GPa"
+        )
     if summary["drift_mev_per_atom_ps"] is not None:
         print(f"drift of the conserved energy {summary['drift_mev_per_atom_ps']:.2g} meV/atom/ps")
     if summary["largest_uncertainty_ev_per_ang"] is not None:

@@ -2,7 +2,7 @@
 
 from distill.simulation.blocks import make_block
 from distill.simulation.checkpoints import Follower, MDCheckpoints
-from distill.simulation.config import ENSEMBLES, MDConfig
+from distill.simulation.config import BAROSTATS, ENSEMBLES, MDConfig
 from distill.simulation.ensembles import kinetic_energy, make_integrator, mass_of
 from distill.simulation.frames import Frames
 from distill.simulation.relax import Relaxed, make_relaxer, relax
@@ -11,6 +11,7 @@ from distill.simulation.safety import SafetyConfig, Watch
 from distill.simulation.trajectory import TrajectoryWriter
 
 __all__ = [
+    "BAROSTATS",
     "ENSEMBLES",
     "Follower",
     "Frames",
