@@ -6,7 +6,7 @@
 
 Started as a script it restarts itself on `threads` cores (one by default), with XLA and BLAS set to
 as many threads. Runs of all subjects are taken in turn; ratios are those of neighbouring runs.
-NPT is not among the ensembles, because `distill.simulation` has none yet.
+NPT is not among the ensembles: its lists are those of a run, not of a bare block.
 """
 
 from __future__ import annotations

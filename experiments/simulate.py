@@ -35,6 +35,7 @@ from distill.errors import ConfigError, DatasetError
 from distill.evaluation.results import replace_text
 from distill.potential import Potential
 from distill.simulation import (
+    BAROSTATS,
     ExchangeState,
     MDCheckpoints,
     MDConfig,
@@ -102,7 +103,7 @@ class SimulateConfig:
     @property
     def n_replicas(self) -> int:
         """Runs side by side."""
-        return self.replicas or len(self.md.temperatures) or 1
+        return self.replicas or len(self.md.temperatures) or len(self.md.pressures) or 1
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -132,7 +133,7 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
     stopped = config.output / "stopped.extxyz"
     temperatures = bath_of(config.md, many).thermal_energy / BOLTZMANN
     watch = Watch(atoms, positions, temperatures, config.safety, save_to=stopped)
-    totals = Totals(many, len(atoms))
+    totals = Totals(many, atoms.numbers)
     begun = time.perf_counter()
     result = run_md(
         potential,
@@ -158,7 +159,7 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
         "steps": config.md.steps,
         "time_ps": time_ps,
         "seconds": time.perf_counter() - begun,
-        **totals.summary(config.md.temperatures),
+        **totals.summary(baths_of(config.md)),
         "findings": watch.findings,
         "reallocations": result.n_reallocations,
     }
@@ -232,13 +233,23 @@ def writers(config: SimulateConfig, atoms: Atoms, reference: float) -> list[Call
     ]
 
 
+def baths_of(md: MDConfig) -> list[dict[str, float]]:
+    """Temperature and pressure of each bath, as far as they differ."""
+    own = {"bath_K": md.temperatures, "bath_gpa": md.pressures}
+    given = {name: values for name, values in own.items() if values}
+    return [dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)]
+
+
 def report(summary: dict[str, Any], config: SimulateConfig) -> None:
     """The summary in a few lines."""
     print(f"{config.output}: {summary['time_ps']:g} ps of {config.md.ensemble}")
-    for own in summary.get("temperatures", [summary]):
+    for own in summary.get("baths", [summary]):
         bath = f" of {own['bath_K']:g} K" if "bath_K" in own else ""
+        bath += f" at {own['bath_gpa']:g} GPa" if "bath_gpa" in own else ""
         mean, spread = own["temperature_K"], own["temperature_std_K"]
         print(f"temperature{bath} {mean:.1f} ± {spread:.1f} K")
+        if config.md.ensemble in BAROSTATS:
+            print(f"density {own['density_g_per_cm3']:.4f} g/cm³ at {own['pressure_gpa']:.3g} GPa")
     if summary["drift_mev_per_atom_ps"] is not None:
         print(f"drift of the conserved energy {summary['drift_mev_per_atom_ps']:.2g} meV/atom/ps")
     if summary["largest_uncertainty_ev_per_ang"] is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,18 +14,26 @@ from distill.simulation.drift import Drift
 class Totals:
     """Adds up the frames of a run; a `Follower` for `run_md`."""
 
-    def __init__(self, n_replicas: int, n_atoms: int) -> None:
-        self._drift = Drift(n_replicas, n_atoms)
-        self._sums = np.zeros((n_replicas, 4))  # count, T, T², potential energy
+    def __init__(self, n_replicas: int, numbers: np.ndarray) -> None:
+        self._numbers = numbers
+        self._drift = Drift(n_replicas, len(numbers))
+        # Count, T, T², potential energy, pressure, volume, density.
+        self._sums = np.zeros((n_replicas, 7))
         self._largest = -1.0
 
     def __call__(self, frames: Frames) -> None:
         """Add the next frames."""
-        temperature = frames.temperature.reshape(len(frames.time), -1).astype(np.float64)
-        energy = frames.potential_energy.reshape(len(frames.time), -1).astype(np.float64)
-        count = np.full(len(self._sums), len(frames.time))
-        new = [count, temperature.sum(0), (temperature**2).sum(0), energy.sum(0)]
-        self._sums += np.stack(new, axis=1)
+        temperature = frames.temperature.astype(np.float64)
+        seen = [
+            np.ones_like(temperature),
+            temperature,
+            temperature**2,
+            frames.potential_energy.astype(np.float64),
+            frames.pressure,
+            frames.volume,
+            frames.density(self._numbers),
+        ]
+        self._sums += np.stack([x.reshape(len(x), -1).sum(0) for x in seen], axis=1)
         self._largest = max(self._largest, float(frames.uncertainty.max(initial=-1.0)))
         self._drift.add(frames.time, frames.conserved_energy.reshape(len(frames.time), -1))
 
@@ -42,17 +50,17 @@ class Totals:
         self._sums, self._largest = np.array(mark["sums"]), mark["largest"]
         self._drift.rewind(mark["drift"])
 
-    def summary(self, temperatures: Sequence[float] = ()) -> dict[str, Any]:
+    def summary(self, baths: Sequence[Mapping[str, float]] = ()) -> dict[str, Any]:
         """Figures by name with their units; None for what is not known.
 
-        With `temperatures` of the baths in K, one for each replica, there are figures of each.
+        With `baths`, one for each replica, there are figures of each beside what tells its bath.
         """
         slope, _ = self._drift.slopes()
         worst = slope[np.argmax(np.abs(slope))]
         means = _means(self._sums.sum(0))
-        if temperatures:
-            own = zip(temperatures, self._sums, strict=True)
-            means = {"temperatures": [{"bath_K": bath, **_means(sums)} for bath, sums in own]}
+        if baths:
+            own = zip(baths, self._sums, strict=True)
+            means = {"baths": [{**bath, **_means(sums)} for bath, sums in own]}
         return {
             "frames": int(self._sums[:, 0].sum()),
             **means,
@@ -62,10 +70,17 @@ class Totals:
 
 
 def _means(sums: np.ndarray) -> dict[str, Any]:
-    count, temperature, square, energy = sums.tolist()
+    count, temperature, square, energy, pressure, volume, density = sums.tolist()
     mean = temperature / count
     return {
         "temperature_K": mean,
         "temperature_std_K": max(square / count - mean**2, 0) ** 0.5,
         "potential_energy_ev": energy / count,
+        "pressure_gpa": _known(pressure / count),
+        "volume_ang3": volume / count if volume else None,
+        "density_g_per_cm3": _known(density / count),
     }
+
+
+def _known(value: float) -> float | None:
+    return value if np.isfinite(value) else None

@@ -17,7 +17,8 @@ pytestmark = pytest.mark.usefixtures("x64")
 
 KB = scipy.constants.k / scipy.constants.e  # eV/K
 AMU = scipy.constants.atomic_mass / scipy.constants.e * 1e10  # eV fs²/Å² per amu
-NVT = [name for name in ENSEMBLES if name != "nve"]
+FIXED = [name for name in ENSEMBLES if not name.startswith("npt")]
+NVT = [name for name in FIXED if name != "nve"]
 NUMBERS = np.array([18, 10, 18, 10, 18, 10, 18, 10])
 CORNERS = 3.6 * np.array(list(np.ndindex(2, 2, 2)), float)
 
@@ -62,7 +63,7 @@ def test_kinetic_energy_is_canonical(ensemble, toy_potential):
     assert scipy.stats.kstest(sample, scipy.stats.gamma(10.5).cdf).pvalue > 1e-3
 
 
-@pytest.mark.parametrize("ensemble", ENSEMBLES)
+@pytest.mark.parametrize("ensemble", FIXED)
 def test_the_conserved_quantity_improves_with_the_square_of_the_timestep(ensemble, toy_potential):
     spreads, starts = [], np.tile(CORNERS, (16, 1, 1))
     for timestep in (4.0, 2.0):

@@ -69,7 +69,7 @@ def test_each_fault_stops_warns_or_is_ignored(kind, tmp_path):
 
 def test_images_are_neighbours_too():
     atoms = Atoms("Ar", cell=[8, 8, 8], pbc=True) + Atoms("Ar", [[7.7, 0, 0]])
-    frames = frames_of(np.tile(atoms.positions, (1, 1, 1)))
+    frames = frames_of(np.tile(atoms.positions, (1, 1, 1)), cell=atoms.cell.array[None])
     watch = Watch(atoms, atoms.positions, 300.0, SafetyConfig())
     with pytest.raises(SimulationError, match=r"atoms 0 and 1 were 0\.30 Å apart at 10 fs"):
         watch(frames)

@@ -83,8 +83,8 @@ def test_a_ladder_of_temperatures(simulate, bundle, tmp_path, capsys):
     ]
     assert walkers == [[0, 1, 2]] * 8
     summary = json.loads((output / "summary.json").read_text())
-    assert [own["bath_K"] for own in summary["temperatures"]] == [100, 130, 170]
-    for own, frames in zip(summary["temperatures"], images, strict=True):
+    assert [own["bath_K"] for own in summary["baths"]] == [100, 130, 170]
+    for own, frames in zip(summary["baths"], images, strict=True):
         mean = (
             np.mean([frame.get_temperature() for frame in frames]) * 9 / 6
         )  # no drift, 6 freedoms

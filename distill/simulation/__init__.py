@@ -3,7 +3,7 @@
 from distill.simulation.bath import Bath, bath_of
 from distill.simulation.blocks import make_block
 from distill.simulation.checkpoints import Follower, MDCheckpoints
-from distill.simulation.config import ENSEMBLES, MDConfig
+from distill.simulation.config import BAROSTATS, ENSEMBLES, MDConfig
 from distill.simulation.ensembles import kinetic_energy, make_integrator, mass_of
 from distill.simulation.exchange import ExchangeState, exchange_summary
 from distill.simulation.frames import Frames
@@ -14,6 +14,7 @@ from distill.simulation.safety import SafetyConfig, Watch
 from distill.simulation.trajectory import TrajectoryWriter
 
 __all__ = [
+    "BAROSTATS",
     "ENSEMBLES",
     "Bath",
     "ExchangeState",

@@ -77,7 +77,7 @@ class Watch:
         """`positions` `[(R,) n, 3]` in Å of the start say what is bonded.
 
         Args:
-            atoms: elements and cell.
+            atoms: elements, periodicity, and the cell of the start.
             positions: see above.
             temperature: K, of the run or of each replica; 0 leaves out the check of temperatures.
             config: what to do about what.
@@ -90,7 +90,8 @@ class Watch:
         starts = positions if self._replicas else positions[None]
         self._temperature = np.broadcast_to(temperature, len(starts))
         self._bonds = [
-            self._bonded(*self._close(own)) if config.bonds != "ignore" else set() for own in starts
+            self._bonded(*self._close(own, atoms.cell.array)) if config.bonds != "ignore" else set()
+            for own in starts
         ]
         self._drift = Drift(len(starts), len(atoms))
         self._found: set[tuple[str, int]] = set()
@@ -146,6 +147,7 @@ class Watch:
             return ""
         image = self._atoms.copy()
         image.positions = frames.positions[t, replica]
+        image.set_cell(frames.cell[t, replica])
         image.calc = None
         image.info = {"time_fs": float(frames.time[t]), "replica": replica, "fault": message}
         ase.io.write(self._save_to, image, format="extxyz")
@@ -171,7 +173,7 @@ class Watch:
             return faults
         if config.contacts == config.bonds == "ignore":
             return faults
-        pairs, lengths = self._close(frames.positions[t, replica])
+        pairs, lengths = self._close(frames.positions[t, replica], frames.cell[t, replica])
         if len(lengths) and lengths.min() < config.min_distance:
             i, j = sorted(pairs[np.argmin(lengths)].tolist())
             faults.append(("contacts", f"atoms {i} and {j} were {lengths.min():.2f} Å apart"))
@@ -182,11 +184,13 @@ class Watch:
                 faults.append(("bonds", f"bonds of atoms {atoms} had changed"))
         return faults
 
-    def _close(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _close(self, positions: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         reach = self.config.min_distance
         if self.config.bonds != "ignore":
             reach = max(reach, bond_reach(self._atoms, self.config.bond_factor))
-        return close_pairs(self._atoms, np.asarray(positions, np.float64), reach)
+        atoms = self._atoms.copy()
+        atoms.set_cell(cell)
+        return close_pairs(atoms, np.asarray(positions, np.float64), reach)
 
     def _bonded(self, pairs: np.ndarray, lengths: np.ndarray) -> set[tuple[int, int]]:
         return bonded(self._atoms, pairs, lengths, self.config.bond_factor)
