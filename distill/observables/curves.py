@@ -83,7 +83,7 @@ def overlap(a: Curve, b: Curve) -> Overlap:
             return Overlap(value, np.nan, np.nan)
         left_out = (blocks.sum(0) - blocks) / (n - 1)
         scores = [_score(curve, other, x) for curve in left_out]
-        variance += (n - 1) * np.var(scores)
+        variance += (n - 1) * float(np.var(scores))
     spread = np.hypot(_error(ours), _error(theirs))
     # The mean size of a normal deviate is sqrt(2 / π) standard deviations.
     noise = np.trapezoid(np.sqrt(2 / np.pi) * spread, x) / np.trapezoid(first + second, x)

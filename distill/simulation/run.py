@@ -20,7 +20,13 @@ from distill.errors import CapacityError, CheckpointError, DistillError, Simulat
 from distill.potential import Potential
 from distill.progress import progress_bar
 from distill.simulation.blocks import MAX_REALLOCATIONS, allocate_lists, make_block
-from distill.simulation.checkpoints import Follower, MDCheckpoints, Moment, identity_of
+from distill.simulation.checkpoints import (
+    Follower,
+    MDCheckpoints,
+    Moment,
+    identity_of,
+    wait_for,
+)
 from distill.simulation.config import MDConfig
 from distill.simulation.frames import Frames, join_frames, no_frames, require_finite, to_frames
 
@@ -119,6 +125,8 @@ def run_md(
                 recorded.append(frames)
             bar.update(n_steps)
             bar.set_postfix(_figures(frames, n_steps * config.timestep, begun))
+    if saver is None:  # a checkpoint has waited already
+        wait_for(moment.marks)
     return MDResult(join_frames(recorded), moment.state, moment.reallocations)
 
 
