@@ -1,9 +1,11 @@
 """Molecular dynamics on the device with jax-md: knows a potential, no teacher and no student."""
 
+from distill.simulation.background import BackgroundWriter
 from distill.simulation.blocks import make_block
 from distill.simulation.checkpoints import Follower, MDCheckpoints
 from distill.simulation.config import ENSEMBLES, MDConfig
 from distill.simulation.ensembles import kinetic_energy, make_integrator, mass_of
+from distill.simulation.formats import FORMATS, open_trajectory
 from distill.simulation.frames import Frames
 from distill.simulation.relax import Relaxed, make_relaxer, relax
 from distill.simulation.run import MDResult, run_md
@@ -11,7 +13,9 @@ from distill.simulation.safety import SafetyConfig, Watch
 from distill.simulation.trajectory import TrajectoryWriter
 
 __all__ = [
+    "BackgroundWriter",
     "ENSEMBLES",
+    "FORMATS",
     "Follower",
     "Frames",
     "MDCheckpoints",
@@ -26,6 +30,7 @@ __all__ = [
     "make_integrator",
     "make_relaxer",
     "mass_of",
+    "open_trajectory",
     "relax",
     "run_md",
 ]

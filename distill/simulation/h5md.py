@@ -6,7 +6,6 @@ The format: de Buyl, Colberg and Höfling, Comput. Phys. Commun. 185, 1546 (2014
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,10 @@ GROUP = "particles/trajectory"
 
 COPIED = 256
 """Frames that are in memory at once where a file is copied."""
+
+SIGNATURE = b"\x89HDF\r\n\x1a\n"
+END = slice(28, 36)
+"""Where the superblock of version 3 of HDF5 says how long the file is."""
 
 
 class H5MDWriter(TrajectoryWriter):
@@ -78,17 +81,17 @@ class H5MDWriter(TrajectoryWriter):
         """All groups, with datasets of no frames yet."""
         about = file.create_group("h5md")
         about.attrs["version"] = np.array([1, 1])
-        about.create_group("author").attrs["name"] = np.bytes_("not given")
+        about.create_group("author").attrs["name"] = "not given"
         creator = about.create_group("creator").attrs
-        creator["name"], creator["version"] = np.bytes_("distill"), np.bytes_(__version__)
+        creator["name"], creator["version"] = "distill", __version__
         about.create_group("modules/units").attrs["version"] = np.array([1, 0])
         box = file.create_group(f"{GROUP}/box")
         box.attrs["dimension"] = 3
         kinds = ["periodic" if periodic else "none" for periodic in self._atoms.pbc]
-        box.attrs["boundary"] = np.array(kinds, "S8")
+        box.attrs["boundary"] = np.array(kinds, h5py.string_dtype())
         file[f"{GROUP}/species"] = self._atoms.numbers.astype(np.int32)
         mass = file.create_dataset(f"{GROUP}/mass", data=self._atoms.get_masses())
-        mass.attrs["unit"] = np.bytes_("u")
+        mass.attrs["unit"] = "u"
         for name, values in columns.items():
             per_chunk = max(1, min(1024, 2**18 // max(values[:1].nbytes, 1)))
             dataset = file.create_dataset(
@@ -100,7 +103,7 @@ class H5MDWriter(TrajectoryWriter):
             )
             unit = UNITS.get(name.removesuffix("/value").split("/")[-1])
             if unit:
-                dataset.attrs["unit"] = np.bytes_(unit)
+                dataset.attrs["unit"] = unit
             group = dataset.parent
             for shared in ("step", "time"):
                 if shared not in group and name.endswith("/value"):
@@ -146,8 +149,17 @@ class H5MDWriter(TrajectoryWriter):
     def _lengths(self) -> list[int]:
         if not self.path.exists():
             return []
+        self._require_whole()
         with h5py.File(self.path, "r", libver="latest", swmr=True) as file:
             return [len(dataset) for _, dataset in _datasets(file)]
+
+    def _require_whole(self) -> None:
+        """Raise OSError for a file cut short, of which HDF5 would try to read the rest for ever."""
+        with self.path.open("rb") as file:
+            head = file.read(END.stop)
+        end = int.from_bytes(head[END], "little")
+        if not head.startswith(SIGNATURE) or self._size() < end:
+            raise OSError(f"it has {self._size()} bytes and should have {end}")
 
     def _is_closed(self) -> bool:
         """Whether no process left the file open."""
@@ -178,22 +190,14 @@ UNITS: dict[str, str] = {
 """As in the units module of H5MD."""
 
 
-def _datasets(file: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
-    """Those with an axis of frames, shared ones once."""
-    found: list[tuple[str, h5py.Dataset]] = []
-
-    def visit(name: str, item: Any) -> None:
-        if isinstance(item, h5py.Dataset) and item.maxshape[:1] == (None,):
-            found.append((name, item))
-
-    file[GROUP].visititems(lambda name, item: visit(f"{GROUP}/{name}", item))
-    file["observables"].visititems(lambda name, item: visit(f"observables/{name}", item))
-    seen = set()
-    for name, item in found:
-        address = h5py.h5o.get_info(item.id).addr
-        if address not in seen:
-            seen.add(address)
-            yield name, item
+def _datasets(file: h5py.File) -> list[tuple[str, h5py.Dataset]]:
+    """Those with an axis of frames; the steps and times that all share first, once."""
+    names = [f"{GROUP}/position/step", f"{GROUP}/position/time"]
+    for group in (GROUP, "observables"):
+        found: list[str] = []
+        file[group].visit(found.append)
+        names += [f"{group}/{name}" for name in found if name.endswith("/value")]
+    return [(name, file[name]) for name in names]
 
 
 def _extend(dataset: h5py.Dataset, values: np.ndarray) -> None:
