@@ -7,6 +7,7 @@ from distill.simulation.config import ENSEMBLES, MDConfig
 from distill.simulation.ensembles import kinetic_energy, make_integrator, mass_of
 from distill.simulation.formats import FORMATS, open_trajectory
 from distill.simulation.frames import Frames
+from distill.simulation.reading import TrajectoryReader
 from distill.simulation.relax import Relaxed, make_relaxer, relax
 from distill.simulation.run import MDResult, run_md
 from distill.simulation.safety import SafetyConfig, Watch
@@ -23,6 +24,7 @@ __all__ = [
     "MDResult",
     "Relaxed",
     "SafetyConfig",
+    "TrajectoryReader",
     "TrajectoryWriter",
     "Watch",
     "kinetic_energy",
