@@ -8,7 +8,8 @@
 
 The same command goes on where a run was interrupted; with more `md.steps` it makes a finished run
 longer. The folder holds the trajectory (`run.extxyz`, one for each replica or temperature),
-`checkpoint.npz`, `config.yaml` and `summary.json`.
+`checkpoint.npz`, `config.yaml`, `summary.json`, and what was observed (`observables.json`, `.npz`
+and `.png`).
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import hashlib
 import json
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -33,21 +33,25 @@ from ase.collections import g2
 from distill import teachers
 from distill.errors import ConfigError, DatasetError
 from distill.evaluation.results import replace_text
+from distill.observables import Observables, ObservablesConfig
 from distill.potential import Potential
 from distill.simulation import (
     BAROSTATS,
+    FORMATS,
+    BackgroundWriter,
     ExchangeState,
     MDCheckpoints,
     MDConfig,
     SafetyConfig,
-    TrajectoryWriter,
     Watch,
     bath_of,
     exchange_summary,
+    open_trajectory,
     run_md,
 )
 from distill.students import load_bundle
 from distill.units import BOLTZMANN
+from observe import report_observed, save_results
 from quickstart import resolve_teacher
 from script import claim_folder, run_script
 from simulation_summary import Totals
@@ -56,6 +60,7 @@ SMOKE = (
     "model=fennol:models/demo_chno.fnx",
     "structure=CH3CH2OH",
     "md={ensemble: nvt_csvr, steps: 40, record_every: 5, block_steps: 20}",
+    "observables={rdf: true, gyration: true, rdf_interval: 5.0}",
     "output=runs/smoke/simulation",
 )
 
@@ -73,6 +78,8 @@ class SimulateConfig:
         velocities: `draw` them at the temperature, or take them from the `file`.
         md: see `distill.simulation.MDConfig`.
         safety: see `distill.simulation.SafetyConfig`.
+        observables: see `distill.observables.ObservablesConfig`.
+        format: of the trajectory.
         dtype: precision.
         skin: of the neighbour lists of students, Å.
         checkpoint_every: blocks.
@@ -86,6 +93,8 @@ class SimulateConfig:
     velocities: Literal["draw", "file"] = "draw"
     md: MDConfig = field(default_factory=MDConfig)
     safety: SafetyConfig = field(default_factory=SafetyConfig)
+    observables: ObservablesConfig = field(default_factory=ObservablesConfig)
+    format: Literal["extxyz", "h5md", "traj"] = "extxyz"
     dtype: Literal["float32", "float64"] = "float32"
     skin: float = 0.5
     checkpoint_every: int = 10
@@ -97,6 +106,11 @@ class SimulateConfig:
         if self.replicas is not None and self.replicas < 1:
             raise ValueError(f"replicas must be at least 1, got {self.replicas}")
         bath_of(self.md, self.n_replicas)
+        if self.md.exchange_every and (self.observables.msd or self.observables.vdos):
+            raise ValueError(
+                "observables msd and vdos follow atoms in time, but with exchange_every each file "
+                "is a temperature whose replicas change: switch them off, or exchange_every=0"
+            )
         if min(self.repeat) < 1:
             raise ValueError(f"repeat must hold numbers of at least 1, got {self.repeat}")
 
@@ -119,6 +133,13 @@ def run(config: SimulateConfig) -> dict[str, Any]:
 
 def _run(config: SimulateConfig) -> dict[str, Any]:
     atoms = read_structure(config)
+    observables = Observables(
+        atoms,
+        config.observables,
+        config.md.record_every * config.md.timestep,
+        config.n_replicas,
+        pooled=not (config.md.temperatures or config.md.pressures),
+    )
     potential, reference, model = find_model(config, atoms)
     claim(config)
     positions, velocities = atoms.positions, None
@@ -140,7 +161,7 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
         positions,
         config.md,
         velocities=velocities,
-        on_frames=[watch, totals, *writers(config, atoms, reference)],
+        on_frames=[watch, totals, observables, *writers(config, atoms, reference)],
         checkpoints=MDCheckpoints(
             config.output,
             {
@@ -166,7 +187,10 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
     if isinstance(result.state, ExchangeState):
         summary["exchange"] = exchange_summary(result.state, time_ps)
     replace_text(config.output / "summary.json", json.dumps(summary, indent=2) + "\n")
+    observed = observables.results()
+    save_results(config.output, observed, config.observables)
     report(summary, config)
+    report_observed(observed)
     return summary
 
 
@@ -207,7 +231,8 @@ def find_model(config: SimulateConfig, atoms: Atoms) -> tuple[Potential, float, 
 
 def claim(config: SimulateConfig) -> None:
     """Write the configuration into the folder; refuse one that holds another run."""
-    if not (config.output / "config.yaml").exists() and any(config.output.glob("*.extxyz")):
+    others = (path for name in FORMATS for path in config.output.glob(f"*.{name}"))
+    if not (config.output / "config.yaml").exists() and any(others):
         raise ConfigError(f"{config.output} holds trajectories of something else")
 
     def with_what_may_change(then: SimulateConfig) -> SimulateConfig:
@@ -221,15 +246,23 @@ def claim(config: SimulateConfig) -> None:
     claim_folder(config, with_what_may_change)
 
 
-def writers(config: SimulateConfig, atoms: Atoms, reference: float) -> list[Callable[[Any], None]]:
+def writers(config: SimulateConfig, atoms: Atoms, reference: float) -> list[BackgroundWriter]:
     """One for each replica."""
-    if config.n_replicas == 1:
-        return [TrajectoryWriter(config.output / "run.extxyz", atoms, reference, append=True)]
+    many = config.n_replicas
+    names = ["run"] if many == 1 else [f"run_{replica:03d}" for replica in range(many)]
     return [
-        TrajectoryWriter(
-            config.output / f"run_{r:03d}.extxyz", atoms, reference, append=True, replica=r
+        BackgroundWriter(
+            open_trajectory(
+                config.output / f"{name}.{config.format}",
+                atoms,
+                config.format,
+                timestep=config.md.timestep,
+                reference_energy=reference,
+                append=True,
+                replica=None if many == 1 else replica,
+            )
         )
-        for r in range(config.n_replicas)
+        for replica, name in enumerate(names)
     ]
 
 

@@ -64,9 +64,9 @@ def frames_of(positions: np.ndarray, **values: np.ndarray) -> Frames:
         temperature=values.get("temperature", np.full(shape, 300.0)),
         conserved_energy=values.get("conserved_energy", np.zeros(shape)),
         uncertainty=values.get("uncertainty", np.zeros((*shape, 0))),
-        walker=np.broadcast_to(np.arange(shape[1] if shape[1:] else 1).squeeze(), shape),
         cell=values.get("cell", np.zeros((*shape, 3, 3))),
         pressure=values.get("pressure", np.full(shape, np.nan)),
+        walker=np.broadcast_to(np.arange(shape[1] if shape[1:] else 1).squeeze(), shape),
     )
 
 

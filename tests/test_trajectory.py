@@ -55,14 +55,8 @@ def test_ase_reads_the_frames_back(tmp_path, atoms, frames):
 
 def test_each_frame_has_its_own_cell(tmp_path, atoms, frames):
     cells = frames.cell * np.array([1.0, 0.9, 1.2])[:, None, None]
-    two = replace(frames, cell=np.stack([frames.cell, cells], axis=1))
-    two = replace(
-        two,
-        **{
-            name: np.stack([getattr(frames, name)] * 2, axis=1)
-            for name in ("positions", "velocities", "potential_energy")
-        },
-    )
+    doubled = {k: np.stack([v] * 2, axis=1) for k, v in vars(frames).items() if k != "time"}
+    two = replace(frames, **{**doubled, "cell": np.stack([frames.cell, cells], axis=1)})
     TrajectoryWriter(tmp_path / "run.extxyz", atoms, replica=1).write(two)
     for image, cell in zip(read_trajectory(tmp_path / "run.extxyz"), cells, strict=True):
         np.testing.assert_allclose(image.cell.array, cell, rtol=0, atol=1e-7)

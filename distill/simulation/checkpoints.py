@@ -11,6 +11,7 @@ import json
 import os
 import tempfile
 from collections.abc import Mapping
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -35,7 +36,11 @@ class Follower(Protocol):
     def __call__(self, frames: Frames) -> None: ...
 
     def mark(self) -> Any:
-        """What `rewind` needs, ready for JSON."""
+        """What `rewind` needs, ready for JSON but for numpy arrays, which are saved exactly.
+
+        Nothing in it changes later. What is only known once a thread has done its work may be a
+        `concurrent.futures.Future`, for which the checkpoint waits.
+        """
         ...
 
     def rewind(self, mark: Any) -> None:
@@ -102,7 +107,7 @@ class MDCheckpoints:
         handle, temporary = tempfile.mkstemp(dir=self.path.parent, prefix=f".{FILE}.")
         try:
             with open(handle, "wb") as file:
-                text = np.frombuffer(json.dumps(record).encode(), np.uint8)
+                text = np.frombuffer(_dumps(record, arrays).encode(), np.uint8)
                 named: dict[str, Any] = {f"array_{i}": array for i, array in enumerate(arrays)}
                 np.savez(file, record=text, **named)
                 file.flush()
@@ -122,8 +127,8 @@ class MDCheckpoints:
         """
         try:
             with np.load(self.path, allow_pickle=False) as archive:
-                record = json.loads(archive["record"].tobytes())
                 arrays = [archive[f"array_{i}"] for i in range(len(archive.files) - 1)]
+                record = _loads(archive["record"].tobytes(), arrays)
             if record["format"] != FORMAT:
                 raise ValueError(f"its format is {record['format']!r}, not {FORMAT!r}")
         except (OSError, EOFError, LookupError, TypeError, ValueError, BadZipFile) as error:
@@ -176,6 +181,37 @@ def identity_of(
         "initial positions": _sha256(positions),
         "initial velocities": None if velocities is None else _sha256(velocities),
     }
+
+
+def wait_for(marks: list[Any]) -> None:
+    """Until what threads of followers are doing is done; raises what went wrong there."""
+    for mark in marks:
+        if isinstance(mark, Future):
+            mark.result()
+
+
+ARRAY = "numpy array"
+"""Key under which a mark refers to an array."""
+
+
+def _dumps(record: dict[str, Any], arrays: list[np.ndarray]) -> str:
+    """JSON; the arrays in marks are appended to `arrays`, results of threads are waited for."""
+
+    def encode(value: Any) -> Any:
+        if isinstance(value, Future):
+            return value.result()
+        if isinstance(value, np.ndarray):
+            arrays.append(value)
+            return {ARRAY: len(arrays) - 1}
+        raise TypeError(f"a mark of a follower holds a {type(value).__name__}")
+
+    return json.dumps(record, default=encode)
+
+
+def _loads(text: bytes, arrays: list[np.ndarray]) -> Any:
+    return json.loads(
+        text, object_hook=lambda found: arrays[found[ARRAY]] if set(found) == {ARRAY} else found
+    )
 
 
 def _sha256(array: np.ndarray) -> str:

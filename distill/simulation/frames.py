@@ -86,7 +86,7 @@ def to_frames(records: Any, potential: Potential, config: MDConfig, done: int) -
         velocities=velocities,
         potential_energy=energy,
         kinetic_energy=kinetic,
-        temperature=_temperature(velocities.astype(np.float64), mass_of(potential.numbers)),
+        temperature=temperature_of(velocities.astype(np.float64), mass_of(potential.numbers)),
         conserved_energy=energy.astype(np.float64) + kinetic + bath,
         uncertainty=expected,
         cell=cell.astype(np.float64),
@@ -113,7 +113,7 @@ def join_frames(parts: list[Frames]) -> Frames:
     return Frames(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
-def _temperature(velocities: np.ndarray, mass: np.ndarray) -> np.ndarray:
+def temperature_of(velocities: np.ndarray, mass: np.ndarray) -> np.ndarray:
     """K, from velocities `[..., n, 3]` in Å/fs and masses `[n, 1]` in eV fs²/Å²."""
     if len(mass) > 1:
         velocities = velocities - (mass * velocities).sum(-2, keepdims=True) / mass.sum()

@@ -21,7 +21,13 @@ from distill.potential import Potential
 from distill.progress import progress_bar
 from distill.simulation.bath import bath_of
 from distill.simulation.blocks import MAX_REALLOCATIONS
-from distill.simulation.checkpoints import Follower, MDCheckpoints, Moment, identity_of
+from distill.simulation.checkpoints import (
+    Follower,
+    MDCheckpoints,
+    Moment,
+    identity_of,
+    wait_for,
+)
 from distill.simulation.config import BAROSTATS, MDConfig
 from distill.simulation.exchange import ExchangeState
 from distill.simulation.frames import Frames, join_frames, no_frames, require_finite, to_frames
@@ -123,6 +129,8 @@ def run_md(
                 recorded.append(frames)
             bar.update(n_steps)
             bar.set_postfix(_figures(frames, moment.state, potential, config, n_steps, begun))
+    if saver is None:  # a checkpoint has waited already
+        wait_for(moment.marks)
     return MDResult(join_frames(recorded), moment.state, moment.reallocations)
 
 

@@ -21,6 +21,8 @@ from distill.simulation.frames import Frames
 class TrajectoryWriter:
     """Appends the frames of a run to an extxyz file, one write per block, on disk when it returns.
 
+    Other formats are subclasses, see `open_trajectory`.
+
     Args:
         path: file; an existing one is refused unless `append`.
         atoms: elements and periodicity; the cell is that of each frame.
@@ -48,54 +50,71 @@ class TrajectoryWriter:
 
     def write(self, frames: Frames) -> None:
         """Append `frames`."""
-        own = slice(None) if self._replica is None else (slice(None), self._replica)
-        positions, velocities = frames.positions[own], frames.velocities[own]
-        energies, cells = frames.potential_energy[own], frames.cell[own]
-        images = []
-        for i, time in enumerate(frames.time):
-            info: dict[str, Any] = {"time_fs": float(time)}
-            if self._replica is not None:
-                info["walker"] = int(frames.walker[i, self._replica])
-            image = Atoms(
-                self._atoms.numbers,
-                positions=positions[i],
-                cell=cells[i],
-                pbc=self._atoms.pbc,
-                info=info,
-            )
-            image.set_velocities(velocities[i].astype(np.float64) / ase.units.fs)
-            energy = float(energies[i]) + self._reference
-            image.calc = SinglePointCalculator(image, energy=energy)
-            images.append(image)
+        if self._replica is not None:
+            own = {k: v if k == "time" else v[:, self._replica] for k, v in vars(frames).items()}
+            frames = Frames(**own)
+        if len(frames.time):
+            self._append(frames)
+
+    def _append(self, frames: Frames) -> None:
+        """Append frames without an axis for replicas; on disk when this returns."""
         text = io.StringIO()
-        ase.io.write(text, images, format="extxyz")
+        ase.io.write(text, self._images(frames), format="extxyz")
         with self.path.open("a", encoding="utf-8") as file:
             file.write(text.getvalue())
             file.flush()
             os.fsync(file.fileno())
 
+    def _images(self, frames: Frames) -> list[Atoms]:
+        images = []
+        for i, time in enumerate(frames.time):
+            info: dict[str, Any] = {"time_fs": float(time)}
+            if self._replica is not None:
+                info["walker"] = int(frames.walker[i])
+            image = Atoms(
+                self._atoms.numbers,
+                positions=frames.positions[i],
+                cell=frames.cell[i],
+                pbc=self._atoms.pbc,
+                info=info,
+            )
+            image.set_velocities(frames.velocities[i].astype(np.float64) / ase.units.fs)
+            energy = float(frames.potential_energy[i]) + self._reference
+            image.calc = SinglePointCalculator(image, energy=energy)
+            images.append(image)
+        return images
+
     def __call__(self, frames: Frames) -> None:
         """`write`, for `run_md`, which takes the file back to a checkpoint."""
         self.write(frames)
 
-    def mark(self) -> int:
+    def mark(self) -> Any:
         """Bytes in the file."""
-        return self.path.stat().st_size if self.path.exists() else 0
+        return self._size()
 
-    def rewind(self, mark: int) -> None:
+    def rewind(self, mark: Any) -> None:
         """Cut off what was written since `mark`.
 
         Raises:
             CheckpointError: the file is shorter than it was.
         """
-        size = self.mark()
-        if size < mark:
-            raise CheckpointError(
-                f"{self.path} holds {size} bytes, but {mark} at the checkpoint: it was changed or "
-                "moved; restore it, or start anew in another folder"
-            )
-        if size > mark:
-            os.truncate(self.path, mark)
+        self._cut(mark)
+
+    def _size(self) -> int:
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def _cut(self, n_bytes: int) -> None:
+        size = self._size()
+        if size < n_bytes:
+            raise self._too_short(f"{size} bytes", n_bytes)
+        if size > n_bytes:
+            os.truncate(self.path, n_bytes)
+
+    def _too_short(self, holds: str, marked: int) -> CheckpointError:
+        return CheckpointError(
+            f"{self.path} holds {holds}, but {marked} at the checkpoint: it was changed or moved; "
+            "restore it, or start anew in another folder"
+        )
 
     def __enter__(self) -> TrajectoryWriter:
         return self
