@@ -29,7 +29,8 @@ from ase.build import molecule
 from ase.collections import g2
 
 from distill import teachers
-from distill.errors import ConfigError, DatasetError
+from distill.errors import ConfigError, DatasetError, UnsupportedStructureError
+from distill.evaluation.domain import closest_seen, outside_domain
 from distill.evaluation.results import replace_text
 from distill.potential import Potential
 from distill.simulation import (
@@ -65,6 +66,8 @@ class SimulateConfig:
         velocities: `draw` them at the temperature, or take them from the `file`.
         md: see `distill.simulation.MDConfig`.
         safety: see `distill.simulation.SafetyConfig`.
+        domain: what to do where the start holds an element, a distance or a density outside the
+            training data of the bundle: `refuse`, `warn` or `ignore`.
         dtype: precision.
         skin: of the neighbour lists of students, Å.
         checkpoint_every: blocks.
@@ -78,6 +81,7 @@ class SimulateConfig:
     velocities: Literal["draw", "file"] = "draw"
     md: MDConfig = field(default_factory=MDConfig)
     safety: SafetyConfig = field(default_factory=SafetyConfig)
+    domain: Literal["refuse", "warn", "ignore"] = "warn"
     dtype: Literal["float32", "float64"] = "float32"
     skin: float = 0.5
     checkpoint_every: int = 10
@@ -104,7 +108,8 @@ def run(config: SimulateConfig) -> dict[str, Any]:
 
 def _run(config: SimulateConfig) -> dict[str, Any]:
     atoms = read_structure(config)
-    potential, reference, model = find_model(config, atoms)
+    potential, reference, model, domain = find_model(config, atoms)
+    outside = check_start(atoms, domain, config)
     claim(config)
     positions, velocities = atoms.positions, None
     if config.velocities == "file":
@@ -115,7 +120,14 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
         positions = np.tile(positions, (config.replicas, 1, 1))
         velocities = None if velocities is None else np.tile(velocities, (config.replicas, 1, 1))
     stopped = config.output / "stopped.extxyz"
-    watch = Watch(atoms, positions, config.md.temperature, config.safety, save_to=stopped)
+    watch = Watch(
+        atoms,
+        positions,
+        config.md.temperature,
+        config.safety,
+        save_to=stopped,
+        closest=closest_seen(domain) if domain else None,
+    )
     totals = Totals(config.replicas, len(atoms))
     begun = time.perf_counter()
     result = run_md(
@@ -142,7 +154,7 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
         "time_ps": config.md.steps * config.md.timestep / 1000,
         "seconds": time.perf_counter() - begun,
         **totals.summary(),
-        "findings": watch.findings,
+        "findings": [*outside, *watch.findings],
         "reallocations": result.n_reallocations,
     }
     replace_text(config.output / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -166,8 +178,30 @@ def read_structure(config: SimulateConfig) -> Atoms:
     return atoms.repeat(config.repeat)
 
 
-def find_model(config: SimulateConfig, atoms: Atoms) -> tuple[Potential, float, str]:
-    """Potential, reference energy in eV and SHA-256 of the model."""
+def check_start(
+    atoms: Atoms, domain: dict[str, Any] | None, config: SimulateConfig
+) -> list[str]:
+    """What of the start lies outside the training data; warned of, or refused if so chosen.
+
+    Raises:
+        UnsupportedStructureError: something does, and `domain=refuse`.
+    """
+    if domain is None or config.domain == "ignore":
+        return []
+    factor = config.safety.contact_factor
+    outside = [f"the start: {told}" for told in outside_domain(atoms, domain, factor)]
+    if outside and config.domain == "refuse":
+        raise UnsupportedStructureError(
+            f"{config.structure} lies outside the training data of {config.model}: "
+            f"{'; '.join(outside)}. Label such structures and train again, or set domain=warn"
+        )
+    return outside
+
+
+def find_model(
+    config: SimulateConfig, atoms: Atoms
+) -> tuple[Potential, float, str, dict[str, Any] | None]:
+    """Potential, reference energy in eV, SHA-256 of the model, training domain if known."""
     folder = Path(config.model)
     dtype = np.dtype(config.dtype)
     if ":" in config.model and not folder.is_dir():
@@ -177,12 +211,13 @@ def find_model(config: SimulateConfig, atoms: Atoms) -> tuple[Potential, float, 
             raise ConfigError(
                 f"{config.model} runs in {np.dtype(potential.dtype)}: set dtype to that"
             )
-        return potential, 0.0, str(teacher.info.weights_sha256)
+        return potential, 0.0, str(teacher.info.weights_sha256), None
     bundle = load_bundle(folder)
     student = bundle.student
     potential = student.potential(atoms, skin=config.skin, dtype=dtype)
     recorded = json.dumps(bundle.card["sha256"], sort_keys=True)
-    return potential, student.reference_energy(atoms.numbers), _sha256(recorded)
+    energy = student.reference_energy(atoms.numbers)
+    return potential, energy, _sha256(recorded), bundle.card.get("domain")
 
 
 def claim(config: SimulateConfig) -> None:
@@ -195,6 +230,7 @@ def claim(config: SimulateConfig) -> None:
             then,
             md=replace(then.md, steps=config.md.steps),
             safety=config.safety,
+            domain=config.domain,
             checkpoint_every=config.checkpoint_every,
         )
 
