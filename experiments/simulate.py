@@ -178,9 +178,7 @@ def read_structure(config: SimulateConfig) -> Atoms:
     return atoms.repeat(config.repeat)
 
 
-def check_start(
-    atoms: Atoms, domain: dict[str, Any] | None, config: SimulateConfig
-) -> list[str]:
+def check_start(atoms: Atoms, domain: dict[str, Any] | None, config: SimulateConfig) -> list[str]:
     """What of the start lies outside the training data; warned of, or refused if so chosen.
 
     Raises:
