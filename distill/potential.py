@@ -11,7 +11,7 @@ takes the indices of the neighbours besides and is evaluated on all rows at once
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -140,6 +140,8 @@ class Potential:
             in which the lists hold all pairs within the cutoff; `beside` holds the expected force
             errors `[n]`, if there are any. None for other models than students.
         kernel: name of the kernel that evaluates the rows of a student; None for other models.
+        cell: `[3, 3]`, Å, rows are lattice vectors; zero for molecules.
+        pbc: `[3]` bool, periodic directions.
     """
 
     numbers: np.ndarray
@@ -151,6 +153,8 @@ class Potential:
     with_uncertainty: Callable[..., tuple[jax.Array, jax.Array, jax.Array]] | None = None
     evaluate: Callable[[jax.Array, Any, jax.Array], Evaluation] | None = None
     kernel: str | None = None
+    cell: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
+    pbc: np.ndarray = field(default_factory=lambda: np.zeros(3, bool))
 
     @classmethod
     def from_energy(cls, energy: Callable[[jax.Array, Any], jax.Array], **fields: Any) -> Potential:
@@ -260,6 +264,8 @@ def local_potential(
         with_uncertainty=uncertain if uncertainty is not None else None,
         evaluate=in_cell,
         kernel=kernel_name(reference if message_passing else kernel),
+        cell=atoms.cell.array.copy(),
+        pbc=atoms.pbc.copy(),
     )
 
 
@@ -307,4 +313,6 @@ def _grouped_potential(
         with_uncertainty=uncertain if uncertainty is not None else None,
         evaluate=in_cell,
         kernel=kernel_name(kernel),
+        cell=atoms.cell.array.copy(),
+        pbc=atoms.pbc.copy(),
     )

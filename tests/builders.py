@@ -53,7 +53,7 @@ def ethanol(seed: int = 0, amplitude: float = 0.05) -> Atoms:
 
 
 def frames_of(positions: np.ndarray, **values: np.ndarray) -> Frames:
-    """Frames `[T, (R,) n, 3]` at 300 K without uncertainty, unless `values` say otherwise."""
+    """Frames `[T, (R,) n, 3]` at 300 K without uncertainty and cell, unless `values` say so."""
     shape = positions.shape[:-2]
     return Frames(
         time=10.0 * np.arange(1, len(positions) + 1),
@@ -64,6 +64,8 @@ def frames_of(positions: np.ndarray, **values: np.ndarray) -> Frames:
         temperature=values.get("temperature", np.full(shape, 300.0)),
         conserved_energy=values.get("conserved_energy", np.zeros(shape)),
         uncertainty=values.get("uncertainty", np.zeros((*shape, 0))),
+        cell=values.get("cell", np.zeros((*shape, 3, 3))),
+        pressure=values.get("pressure", np.full(shape, np.nan)),
     )
 
 

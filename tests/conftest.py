@@ -55,13 +55,16 @@ def demo_teacher_path() -> Path:
 
 @pytest.fixture(scope="session")
 def toy_potential() -> Callable[..., Potential]:
-    """`toy_potential(energy, numbers, dtype)`: MD potential of `energy(positions [n, 3]) -> [] eV`.
+    """`toy_potential(energy, numbers, dtype, **fields)`, of `energy(positions [n, 3]) -> [] eV`.
 
     It needs no neighbour list, so that a test of the dynamics tests nothing else.
     """
 
     def make(
-        energy: Callable[[jax.Array], jax.Array], numbers: Any, dtype: Any = np.float32
+        energy: Callable[[jax.Array], jax.Array],
+        numbers: Any,
+        dtype: Any = np.float32,
+        **fields: Any,
     ) -> Potential:
         return Potential.from_energy(
             lambda positions, lists: energy(positions),
@@ -70,6 +73,7 @@ def toy_potential() -> Callable[..., Potential]:
             allocate=lambda positions, previous=None: jnp.zeros(()),
             update=lambda lists, positions: lists,
             overflow=lambda lists, positions: jnp.zeros((), bool),
+            **fields,
         )
 
     return make

@@ -49,7 +49,8 @@ def _frames(energy: np.ndarray, n_atoms: int = 2) -> Frames:
     time = 5.0 * np.arange(1, len(energy) + 1)
     still = np.zeros((len(energy), n_atoms, 3))
     zero = np.zeros_like(energy)
-    return Frames(time, still, still, energy, zero, zero, energy, np.zeros((len(energy), 0)))
+    rest = np.zeros((len(energy), 0)), np.zeros((len(energy), 3, 3)), zero
+    return Frames(time, still, still, energy, zero, zero, energy, *rest)
 
 
 def test_error_measures_are_those_of_their_definitions():

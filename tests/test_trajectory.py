@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import ase.io
 import numpy as np
 import pytest
@@ -20,7 +22,9 @@ def atoms() -> Atoms:
 @pytest.fixture
 def frames(atoms, toy_potential) -> Frames:
     start = atoms.positions.astype(np.float32)
-    potential = toy_potential(lambda x: ((x - start) ** 2).sum(), atoms.numbers)
+    potential = toy_potential(
+        lambda x: ((x - start) ** 2).sum(), atoms.numbers, cell=atoms.cell.array
+    )
     config = MDConfig(steps=30, record_every=10, block_steps=30)
     return run_md(potential, atoms.positions, config, progress=False).frames
 
@@ -37,7 +41,7 @@ def test_ase_reads_the_frames_back(tmp_path, atoms, frames):
         assert image.info["time_fs"] == frames.time[i]
         np.testing.assert_array_equal(image.numbers, atoms.numbers)
         np.testing.assert_array_equal(image.pbc, atoms.pbc)
-        np.testing.assert_allclose(image.cell.array, atoms.cell.array, atol=1e-6)
+        np.testing.assert_allclose(image.cell.array, atoms.cell.array, rtol=0, atol=1e-7)
         # The file keeps eight decimals.
         np.testing.assert_allclose(image.positions, frames.positions[i], rtol=0, atol=1e-7)
         np.testing.assert_allclose(
@@ -47,6 +51,21 @@ def test_ase_reads_the_frames_back(tmp_path, atoms, frames):
         assert abs(energy - (float(frames.potential_energy[i]) - 1234.5)) < 1e-6
         assert abs(image.get_kinetic_energy() - frames.kinetic_energy[i]) < 1e-5
     assert len(read_trajectory(path)) == 6
+
+
+def test_each_frame_has_its_own_cell(tmp_path, atoms, frames):
+    cells = frames.cell * np.array([1.0, 0.9, 1.2])[:, None, None]
+    two = replace(frames, cell=np.stack([frames.cell, cells], axis=1))
+    two = replace(
+        two,
+        **{
+            name: np.stack([getattr(frames, name)] * 2, axis=1)
+            for name in ("positions", "velocities", "potential_energy")
+        },
+    )
+    TrajectoryWriter(tmp_path / "run.extxyz", atoms, replica=1).write(two)
+    for image, cell in zip(read_trajectory(tmp_path / "run.extxyz"), cells, strict=True):
+        np.testing.assert_allclose(image.cell.array, cell, rtol=0, atol=1e-7)
 
 
 def test_an_existing_file_is_kept(tmp_path, atoms, frames):

@@ -10,7 +10,7 @@ from distill.neighbors.batch import batch_graphs, species_index
 from distill.neighbors.capacity import bucket
 from distill.neighbors.device import NeighborList, NeighborSearch, neighbor_list
 from distill.neighbors.grouping import element_counts, group_slots
-from distill.neighbors.host import NeighborTable, neighbor_table
+from distill.neighbors.host import NeighborTable, neighbor_table, pair_distances
 
 __all__ = [
     "NeighborList",
@@ -22,5 +22,6 @@ __all__ = [
     "group_slots",
     "neighbor_list",
     "neighbor_table",
+    "pair_distances",
     "species_index",
 ]

@@ -77,17 +77,37 @@ def neighbor_table(
     # Wrapped first: distances of far-unwrapped atoms keep their digits.
     offsets = image_offsets(points, full_cell, periodic)
     wrapped = points - offsets @ full_cell
-    if _is_too_elongated(wrapped, full_cell, periodic, cutoff):
-        i, j, shifts = primitive_neighbor_list("ijS", periodic, full_cell, wrapped, cutoff)
-    else:
-        # Imported here, because vesin imports torch where that is installed.
-        from vesin import NeighborList as VesinList
-
-        search = VesinList(cutoff=cutoff, full_list=True, n_threads=1)
-        i, j, shifts = search.compute(wrapped, full_cell, periodic, "ijS")
+    i, j, shifts = _search(wrapped, full_cell, periodic, cutoff, "ijS")
     i, j = i.astype(np.int64), j.astype(np.int64)
     shifts = (shifts + offsets[i] - offsets[j]).astype(np.int32)
     return _pack(len(points), i, j, shifts, capacity)
+
+
+def pair_distances(
+    positions: np.ndarray, cell: Any, pbc: Any, cutoff: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both atoms `[P]` and distance `[P]` in Å of all pairs closer than `cutoff`, in any order.
+
+    Every pair comes twice, periodic images (also of an atom with itself) included. `positions`
+    `[n, 3]`, `cell` and `pbc` as in `neighbor_table`.
+    """
+    full_cell, periodic = periodic_cell(cell, pbc)
+    points = np.asarray(positions, np.float64)
+    wrapped = points - image_offsets(points, full_cell, periodic) @ full_cell
+    i, j, distances = _search(wrapped, full_cell, periodic, cutoff, "ijd")
+    return i.astype(np.int64), j.astype(np.int64), distances
+
+
+def _search(
+    wrapped: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float, quantities: str
+) -> Any:
+    if _is_too_elongated(wrapped, cell, pbc, cutoff):
+        return primitive_neighbor_list(quantities, pbc, cell, wrapped, cutoff)
+    # Imported here, because vesin imports torch where that is installed.
+    from vesin import NeighborList as VesinList
+
+    search = VesinList(cutoff=cutoff, full_list=True, n_threads=1)
+    return search.compute(wrapped, cell, pbc, quantities)
 
 
 def _is_too_elongated(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from distill.potential import Potential
 from distill.simulation.config import MDConfig
 from distill.simulation.ensembles import bath_energy, kinetic_energy, make_integrator
+from distill.simulation.measure import measure
 
 MAX_REALLOCATIONS = 10
 """Growths of the list within one block after which the run is given up."""
@@ -39,14 +40,11 @@ def make_block(
 
     def record(carry: Any, _: Any) -> Any:
         state, neighbors, overflow = jax.lax.fori_loop(0, config.record_every, one_step, carry)
-        if potential.with_uncertainty is None:
-            energy, _ = potential.energy_and_forces(state.position, neighbors)
-            uncertainty = jnp.zeros(0, potential.dtype)
-        else:
-            energy, _, uncertainty = potential.with_uncertainty(state.position, neighbors)
+        energy, uncertainty, pressure = measure(potential, state, neighbors)
         velocity = state.momentum / state.mass
         bath = bath_energy(state, config)
-        seen = (state.position, velocity, energy, kinetic_energy(state), bath, uncertainty)
+        energies = (energy, kinetic_energy(state), bath)
+        seen = (state.position, velocity, *energies, uncertainty, pressure)
         return (state, neighbors, overflow), seen
 
     def block(state: Any, neighbors: Any, n_records: int) -> Any:

@@ -11,7 +11,7 @@ from distill.errors import SimulationError
 from distill.potential import Potential
 from distill.simulation.config import MDConfig
 from distill.simulation.ensembles import degrees_of_freedom, mass_of
-from distill.units import BOLTZMANN
+from distill.units import BOLTZMANN, GPA
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,11 @@ class Frames:
             would stay as it is in an exact integration; its drift is the error of the timestep.
         uncertainty: `[T, (R,) n]`, eV/Å, expected length of the force error of each atom; no
             atoms (`n = 0`) for a potential without uncertainty.
+        cell: `[T, (R,) 3, 3]`, Å, float64, rows are lattice vectors.
+        pressure: `[T, (R)]`, GPa, instantaneous, kinetic and virial part of the motion relative to
+            the centre of mass (of all motion for a single atom), positive where compressed. NaN
+            for a potential that cannot `evaluate` (see `distill.potential.Potential`) and where
+            a direction is not periodic.
     """
 
     time: np.ndarray
@@ -40,6 +45,8 @@ class Frames:
     temperature: np.ndarray
     conserved_energy: np.ndarray
     uncertainty: np.ndarray
+    cell: np.ndarray
+    pressure: np.ndarray
 
     @property
     def total_energy(self) -> np.ndarray:
@@ -49,7 +56,7 @@ class Frames:
 
 def to_frames(records: Any, potential: Potential, config: MDConfig, done: int) -> Frames:
     """Frames from the records of a block that began after `done` steps."""
-    positions, velocities, energy, kinetic, bath, expected = (np.asarray(r) for r in records)
+    positions, velocities, energy, kinetic, bath, expected, pressure = map(np.asarray, records)
     steps = done + config.record_every * np.arange(1, len(positions) + 1)
     return Frames(
         time=steps * config.timestep,
@@ -60,6 +67,8 @@ def to_frames(records: Any, potential: Potential, config: MDConfig, done: int) -
         temperature=_temperature(velocities.astype(np.float64), mass_of(potential.numbers)),
         conserved_energy=energy.astype(np.float64) + kinetic + bath,
         uncertainty=expected,
+        cell=np.tile(potential.cell, (*energy.shape, 1, 1)),
+        pressure=pressure.astype(np.float64) / GPA,
     )
 
 
@@ -70,7 +79,8 @@ def no_frames(potential: Potential, positions: np.ndarray) -> Frames:
     energy, exact = np.zeros(many, potential.dtype), np.zeros(many)
     n_uncertain = 0 if potential.with_uncertainty is None else len(potential.numbers)
     expected = np.zeros((*many, n_uncertain), potential.dtype)
-    return Frames(np.zeros(0), rows, rows, energy, energy, exact, exact, expected)
+    cell = np.zeros((*many, 3, 3))
+    return Frames(np.zeros(0), rows, rows, energy, energy, exact, exact, expected, cell, exact)
 
 
 def join_frames(parts: list[Frames]) -> Frames:

@@ -23,7 +23,7 @@ class TrajectoryWriter:
 
     Args:
         path: file; an existing one is refused unless `append`.
-        atoms: elements, cell and periodicity.
+        atoms: elements and periodicity; the cell is that of each frame.
         reference_energy: eV, added to the potential energy (see `Student.reference_energy`).
         append: continue an existing file.
         replica: which one of a run of replicas is written; None for a single run.
@@ -49,13 +49,13 @@ class TrajectoryWriter:
         """Append `frames`."""
         own = slice(None) if self._replica is None else (slice(None), self._replica)
         positions, velocities = frames.positions[own], frames.velocities[own]
-        energies = frames.potential_energy[own]
+        energies, cells = frames.potential_energy[own], frames.cell[own]
         images = []
         for i, time in enumerate(frames.time):
             image = Atoms(
                 self._atoms.numbers,
                 positions=positions[i],
-                cell=self._atoms.cell,
+                cell=cells[i],
                 pbc=self._atoms.pbc,
                 info={"time_fs": float(time)},
             )

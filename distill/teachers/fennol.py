@@ -149,6 +149,8 @@ class FennolTeacher:
             overflow=lambda lists, positions: lists.overflow,
             numbers=atoms.numbers,
             dtype=self.dtype,
+            cell=atoms.cell.array.copy(),
+            pbc=atoms.pbc.copy(),
         )
 
     def hvp(self, structure: Atoms, direction: np.ndarray) -> HessianProduct:

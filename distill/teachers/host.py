@@ -147,4 +147,6 @@ def host_potential(teacher: Teacher, atoms: Atoms, dtype: Any = np.float32) -> P
         update=lambda lists, positions: lists,
         overflow=lambda lists, positions: jnp.zeros((), bool),
         energy_and_forces=energy_and_forces,
+        cell=atoms.cell.array.copy(),
+        pbc=atoms.pbc.copy(),
     )
