@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from distill.evaluation.verdict import Limits
 from distill.observables import ObservablesConfig
 from distill.simulation import MDConfig, SafetyConfig
 
-PARTS = ("accuracy", "consistency", "nve", "stability", "dynamics", "speed")
+Part = Literal["accuracy", "consistency", "nve", "stability", "dynamics", "speed"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 
 @dataclass(frozen=True)
@@ -104,9 +105,9 @@ class CertifyConfig:
     split: Path | None = None
     structure: str = ""
     teacher: str = ""
-    parts: tuple[Literal["accuracy", "consistency", "nve", "stability", "dynamics", "speed"], ...] = (
-        PARTS
-    )
+    parts: tuple[
+        Literal["accuracy", "consistency", "nve", "stability", "dynamics", "speed"], ...
+    ] = PARTS
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     nve: DriftConfig = field(default_factory=DriftConfig)
     stability: StabilityConfig = field(default_factory=StabilityConfig)

@@ -178,10 +178,7 @@ def _dynamics(result: Mapping[str, Any] | None, overlaps: Sequence[Mapping[str, 
             "two runs of the teacher with different seeds reach: more cannot be asked for.",
             Table(
                 ["curve", "student with teacher", "teacher with itself"],
-                [
-                    [r["curve"], _with_error(r), f"{r['teacher_with_itself']:.4f}"]
-                    for r in overlaps
-                ],
+                [[r["curve"], _with_error(r), f"{r['teacher_with_itself']:.4f}"] for r in overlaps],
             ),
         ],
     )
@@ -245,9 +242,9 @@ def _domain(result: Mapping[str, Any] | None) -> Section:
     return Section(
         title,
         [
-            f"Elements {', '.join(domain['elements'])}; temperatures of the sampling {temperatures} "
-            f"K; cutoff {result['cutoff_ang']:g} Å; {domain['atoms'][0]} to {domain['atoms'][1]} "
-            "atoms; "
+            f"Elements {', '.join(domain['elements'])}; temperatures of the sampling "
+            f"{temperatures} K; cutoff {result['cutoff_ang']:g} Å; {domain['atoms'][0]} to "
+            f"{domain['atoms'][1]} atoms; "
             + (
                 f"densities {densities[0]:.3f} to {densities[1]:.3f} g/cm³."
                 if densities

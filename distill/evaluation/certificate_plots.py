@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,7 @@ def _curves(result: Mapping[str, Any], kind: str) -> Figure | None:
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
     figure = Figure(figsize=(4 * columns, 3 * rows), layout="constrained")
-    panels: Sequence[Any] = np.ravel(figure.subplots(rows, columns, squeeze=False))
+    panels: Any = np.ravel(figure.subplots(rows, columns, squeeze=False))
     for axes, name in zip(panels, names, strict=False):
         for (label, run), colour in zip(runs.items(), (BLUE, GREY, ORANGE), strict=True):
             curve = curve_of(run, name)

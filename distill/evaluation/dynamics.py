@@ -114,7 +114,9 @@ def dynamics_checks(
     ]
 
 
-def overlap_check(name: str, rows: Sequence[Mapping[str, Any]], limit: float, noise: float) -> Check:
+def overlap_check(
+    name: str, rows: Sequence[Mapping[str, Any]], limit: float, noise: float
+) -> Check:
     """The worst curve decides: at least `limit`, and `noise` times the teacher's own difference."""
     text = f"≥ {limit:g}, and difference ≤ {noise:g} times that of the teacher from itself"
     if not rows:
@@ -147,14 +149,12 @@ def _density(
         return Check(name, text, "", "not applicable", "an isolated molecule has none")
     if not constant_pressure:
         return Check(name, text, "", "not measured", "the runs were at constant volume")
-    own, *others = (run["scalars"]["density_g_per_cm3"] for run in (student, *teachers))
-    mean = float(np.mean([other["value"] for other in others]))
-    percent = 100 * (own["value"] / mean - 1)
-    errors = [x["error"] if x["error"] is not None else np.nan for x in (own, *others)]
-    # The error of the difference: of the student, and of the mean of the teacher's runs.
-    error = 100 / mean * float(np.hypot(errors[0], np.sqrt(np.sum(np.square(errors[1:]))) / len(others)))
+    own, mean, error = _difference(
+        [run["scalars"]["density_g_per_cm3"] for run in (student, *teachers)]
+    )
+    percent, error = 100 * (own / mean - 1), 100 * error / mean
     shown = f"{percent:+.2f} ± {error:.2f} %"
-    if not np.isfinite(error) or abs(abs(percent) - limits.density_percent) < 2 * error:
+    if not abs(abs(percent) - limits.density_percent) > 2 * error:
         return Check(name, text, shown, "undecided", "the error bar is too wide: run longer")
     return Check(name, text, shown, "pass" if abs(percent) <= limits.density_percent else "fail")
 
@@ -175,15 +175,22 @@ def _diffusion(
         return Check(name, text, "", "not measured", "the runs are shorter than one window")
     worst, shown = 0.0, []
     for element in elements:
-        own, *others = (run[element] for run in runs)
-        if any(d["error"] is None for d in (own, *others)):
-            return Check(name, text, "", "undecided", "no error bars: run longer")
-        if not all(DIFFUSIVE[0] <= d["exponent"] <= DIFFUSIVE[1] for d in (own, *others)):
+        found = [run[element] for run in runs]
+        if not all(DIFFUSIVE[0] <= d["exponent"] <= DIFFUSIVE[1] for d in found):
             why = f"the motion of {element} is not diffusive in the window"
             return Check(name, text, "", "undecided", why)
-        mean = float(np.mean([d["value"] for d in others]))
-        error = float(np.hypot(own["error"], np.sqrt(sum(d["error"] ** 2 for d in others)) / len(others)))
-        worst = max(worst, abs(own["value"] - mean) / error)
-        shown.append(f"{element} {own['value']:.3g} and {mean:.3g} ± {error:.1g} cm²/s")
-    status = "pass" if worst <= limits.diffusion_errors else "fail"
-    return Check(name, text, "; ".join(shown), status)  # type: ignore[arg-type]
+        own, mean, error = _difference(found)
+        if not error > 0:
+            return Check(name, text, "", "undecided", "no error bars: run longer")
+        worst = max(worst, abs(own - mean) / error)
+        shown.append(f"{element} {own:.3g} and {mean:.3g} ± {error:.1g} cm²/s")
+    passed = worst <= limits.diffusion_errors
+    return Check(name, text, "; ".join(shown), "pass" if passed else "fail")
+
+
+def _difference(estimates: Sequence[Mapping[str, Any]]) -> tuple[float, float, float]:
+    """Student's value, mean of the teacher's, and standard error of their difference."""
+    values = [float(estimate["value"]) for estimate in estimates]
+    errors = [np.nan if e["error"] is None else float(e["error"]) for e in estimates]
+    of_mean = np.sqrt(np.sum(np.square(errors[1:]))) / len(errors[1:])
+    return values[0], float(np.mean(values[1:])), float(np.hypot(errors[0], of_mean))

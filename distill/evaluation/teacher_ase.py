@@ -58,9 +58,7 @@ def _integrator(system: Atoms, config: MDConfig, rng: Any) -> Any:
         return VelocityVerlet(system, step)
     if config.ensemble == "nvt_langevin":
         friction = config.friction / ase.units.fs
-        return Langevin(
-            system, step, temperature_K=config.temperature, friction=friction, rng=rng
-        )
+        return Langevin(system, step, temperature_K=config.temperature, friction=friction, rng=rng)
     if config.ensemble == "nvt_csvr":
         time = config.thermostat_time * ase.units.fs
         return Bussi(system, step, temperature_K=config.temperature, taut=time, rng=rng)
