@@ -91,6 +91,10 @@ def _accuracy(result: Mapping[str, Any] | None) -> Section:
     return section
 
 
+def _why_nothing(result: Mapping[str, Any] | None) -> str:
+    return f"The runs broke down: {result['broke_down']}" if result else NOT_MEASURED
+
+
 def _errors(row: Mapping[str, Any]) -> list[str]:
     return [str(row["atoms"]), f"{row['mae']:.2f}", f"{row['rmse']:.2f}"]
 
@@ -111,8 +115,8 @@ def _consistency(result: Mapping[str, Any] | None) -> Section:
 
 
 def _nve(result: Mapping[str, Any] | None) -> Section:
-    if not result:
-        return Section("Energy conservation", [NOT_MEASURED])
+    if not result or "broke_down" in result:
+        return Section("Energy conservation", [_why_nothing(result)])
     return Section(
         "Energy conservation",
         [
@@ -169,8 +173,8 @@ def _stability(result: Mapping[str, Any] | None) -> Section:
 
 def _dynamics(result: Mapping[str, Any] | None, overlaps: Sequence[Mapping[str, Any]]) -> Section:
     title = "Dynamics of student and teacher"
-    if not result:
-        return Section(title, [NOT_MEASURED])
+    if not result or "broke_down" in result:
+        return Section(title, [_why_nothing(result)])
     section = Section(
         title,
         [

@@ -26,7 +26,7 @@ def save_certificate_plots(folder: Path, results: Mapping[str, Any]) -> dict[str
     paths = {}
     for name, draw in drawings.items():
         source = results.get("dynamics" if name in ("rdf", "vdos") else name)
-        if not source:
+        if not source or "broke_down" in source:
             continue
         figure = draw(source)
         if figure is None:

@@ -62,13 +62,16 @@ class Check:
 
 
 def make_checks(results: Mapping[str, Any], limits: Limits) -> list[Check]:
-    """All checks of the parts in `results`; a part that is None or missing was not measured."""
+    """All checks of the parts in `results`; a part that is None or missing was not measured.
+
+    A part `{"broke_down": why}` is one whose runs the potential did not survive: it failed.
+    """
     return [
         *_accuracy(results.get("accuracy"), limits),
         _consistency(results.get("consistency"), limits),
         _drift(results.get("nve"), limits),
         _stability(results.get("stability")),
-        *(results.get("dynamics_checks") or _no_dynamics()),
+        *(results.get("dynamics_checks") or _no_dynamics(results.get("dynamics"))),
         _calibration(results.get("calibration"), results.get("accuracy"), limits),
         _domain(results.get("domain")),
         _speed(results.get("speed"), limits),
@@ -130,6 +133,8 @@ def _drift(result: Mapping[str, Any] | None, limits: Limits) -> Check:
     name, text = "NVE drift", f"≤ {limit:g} meV/atom/ns"
     if not result:
         return _missing(name, text)
+    if "broke_down" in result:
+        return Check(name, text, "", "fail", result["broke_down"])
     drift, error = result["drift_mev_per_atom_per_ns"], result["standard_error"]
     shown = f"{drift:+.2g} ± {error:.2g} meV/atom/ns"
     if abs(drift) + 2 * error <= limit:
@@ -190,6 +195,8 @@ def _speed(result: Mapping[str, Any] | None, limits: Limits) -> Check:
     return Check(name, text, f"{value:.2f}", "pass" if value > limits.speedup else "fail")
 
 
-def _no_dynamics() -> list[Check]:
+def _no_dynamics(result: Mapping[str, Any] | None) -> list[Check]:
     names = ("RDF of student and teacher", "VDOS of student and teacher", "density", "diffusion")
+    if result and "broke_down" in result:
+        return [Check(name, "see the limits", "", "fail", result["broke_down"]) for name in names]
     return [_missing(name, "see the limits") for name in names]
