@@ -193,6 +193,8 @@ def check_start(atoms: Atoms, domain: dict[str, Any] | None, config: SimulateCon
             f"{config.structure} lies outside the training data of {config.model}: "
             f"{'; '.join(outside)}. Label such structures and train again, or set domain=warn"
         )
+    for told in outside:
+        print(f"warning: {told}")
     return outside
 
 
