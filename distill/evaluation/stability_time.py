@@ -71,7 +71,8 @@ def run_until_event(
         progress: show bars.
     """
     seeds = config.seed + np.arange(len(positions))
-    follower = _UntilEvents(atoms, positions, config, _stopping(safety, atoms, config), closest)
+    stopping = _stopping(safety, atoms, config)
+    follower = _UntilEvents(atoms, positions, config, stopping, closest, keep_frames)
     name = f"stability at {config.temperature:g} K"
     try:
         run_md(
@@ -101,7 +102,7 @@ def run_until_event(
                 for r in range(len(positions))
             ]
         follower.break_down(str(error))
-    return follower.outcomes(seeds, keep_frames)
+    return follower.outcomes(seeds)
 
 
 def summarise_outcomes(outcomes: list[Outcome]) -> list[dict[str, Any]]:
@@ -135,8 +136,9 @@ class _UntilEvents:
         config: MDConfig,
         safety: SafetyConfig,
         closest: Mapping[tuple[int, int], float] | None,
+        keep_frames: bool,
     ) -> None:
-        self._config = config
+        self._config, self._keep = config, keep_frames
         self._watches = [
             Watch(atoms, own, config.temperature, safety, closest=closest) for own in positions
         ]
@@ -156,7 +158,8 @@ class _UntilEvents:
                 self._largest[replica] = max(
                     self._largest[replica], float(own.uncertainty.max(initial=-1.0))
                 )
-                self._kept[replica].append(own)
+                if self._keep:
+                    self._kept[replica].append(own)
                 try:
                     watch(own)
                 except SimulationError as error:
@@ -168,7 +171,7 @@ class _UntilEvents:
         """A run that ended without a frame of the event."""
         self._events = [event or why for event in self._events]
 
-    def outcomes(self, seeds: np.ndarray, keep_frames: bool) -> list[Outcome]:
+    def outcomes(self, seeds: np.ndarray) -> list[Outcome]:
         """One for each replica."""
         return [
             Outcome(
@@ -177,7 +180,7 @@ class _UntilEvents:
                 time=float(self._times[r]),
                 event=self._events[r],
                 largest_expected_error=float(self._largest[r]) if self._largest[r] >= 0 else None,
-                frames=join_frames(self._kept[r]) if keep_frames and self._kept[r] else None,
+                frames=join_frames(self._kept[r]) if self._kept[r] else None,
             )
             for r, seed in enumerate(seeds)
         ]

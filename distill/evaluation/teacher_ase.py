@@ -10,7 +10,6 @@ import numpy as np
 from ase import Atoms
 from ase.md.bussi import Bussi
 from ase.md.langevin import Langevin
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 from ase.md.verlet import VelocityVerlet
 
 from distill.calculators import TeacherCalculator
@@ -41,8 +40,11 @@ def run_with_ase(
     system.set_constraint()
     system.calc = TeacherCalculator(teacher)
     rng = np.random.default_rng(seed)
-    MaxwellBoltzmannDistribution(system, temperature_K=config.temperature, rng=rng)
-    Stationary(system)
+    thermal = np.sqrt(ase.units.kB * config.temperature / system.get_masses())[:, None]
+    system.set_velocities(thermal * rng.standard_normal((len(system), 3)))
+    momenta = system.get_momenta()
+    share = system.get_masses()[:, None] / system.get_masses().sum()
+    system.set_momenta(momenta - share * momenta.sum(0))
     dynamics = _integrator(system, config, rng)
     free = degrees_of_freedom(len(system))
     with progress_bar(config.steps, description, disable=not progress) as bar:
