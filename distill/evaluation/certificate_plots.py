@@ -116,6 +116,8 @@ def _curves(result: Mapping[str, Any], kind: str) -> Figure | None:
         axes.set(title=name, xlabel=curve.x_label, ylabel=curve.y_label)
         if kind == "vdos":
             axes.set_xlim(0, 4000)
+        elif not curve.mean[-1]:  # a molecule ends before the axis does
+            axes.set_xlim(0, 1.15 * curve.x[np.flatnonzero(curve.mean)[-1]])
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     panels[0].legend(frameon=False, fontsize="small")
