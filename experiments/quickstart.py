@@ -31,6 +31,7 @@ from distill.evaluation import (
     save_plots,
     summarise_nve,
 )
+from distill.evaluation.domain import training_domain
 from distill.sampling import read_structure, sample_by_md
 from distill.simulation import TrajectoryWriter
 from distill.students import (
@@ -129,7 +130,10 @@ def run(config: QuickstartConfig) -> dict[str, Any]:
         f"{teacher.info.name}",
     )
     save_certificate(certificate, output, plots[:-1])
-    bundle = save_bundle(student, output / "student", card(certificate, dataset, config))
+    domain = training_domain(dataset, parts["train"])
+    bundle = save_bundle(
+        student, output / "student", card(certificate, dataset, config) | {"domain": domain}
+    )
     check_bundle(bundle, student, atoms)
     print_summary(certificate, bundle)
     return certificate

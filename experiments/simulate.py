@@ -31,12 +31,12 @@ from ase.build import molecule
 from ase.collections import g2
 
 from distill import teachers
-from distill.errors import ConfigError, DatasetError
+from distill.errors import ConfigError, DatasetError, UnsupportedStructureError
+from distill.evaluation.domain import closest_seen, outside_domain
 from distill.evaluation.results import replace_text
 from distill.observables import Observables, ObservablesConfig
 from distill.potential import Potential
 from distill.simulation import (
-    BAROSTATS,
     FORMATS,
     BackgroundWriter,
     ExchangeState,
@@ -54,7 +54,7 @@ from distill.units import BOLTZMANN
 from observe import report_observed, save_results
 from quickstart import resolve_teacher
 from script import claim_folder, run_script
-from simulation_summary import Totals
+from simulation_summary import Totals, baths_of, report
 
 SMOKE = (
     "model=fennol:models/demo_chno.fnx",
@@ -80,6 +80,8 @@ class SimulateConfig:
         safety: see `distill.simulation.SafetyConfig`.
         observables: see `distill.observables.ObservablesConfig`.
         format: of the trajectory.
+        domain: what to do where the start holds an element, a distance or a density outside the
+            training data of the bundle: `refuse`, `warn` or `ignore`.
         dtype: precision.
         skin: of the neighbour lists of students, Å.
         checkpoint_every: blocks.
@@ -95,6 +97,7 @@ class SimulateConfig:
     safety: SafetyConfig = field(default_factory=SafetyConfig)
     observables: ObservablesConfig = field(default_factory=ObservablesConfig)
     format: Literal["extxyz", "h5md", "traj"] = "extxyz"
+    domain: Literal["refuse", "warn", "ignore"] = "warn"
     dtype: Literal["float32", "float64"] = "float32"
     skin: float = 0.5
     checkpoint_every: int = 10
@@ -140,7 +143,8 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
         config.n_replicas,
         pooled=not (config.md.temperatures or config.md.pressures),
     )
-    potential, reference, model = find_model(config, atoms)
+    potential, reference, model, domain = find_model(config, atoms)
+    outside = check_start(atoms, domain, config)
     claim(config)
     positions, velocities = atoms.positions, None
     if config.velocities == "file":
@@ -152,8 +156,14 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
         positions = np.tile(positions, (many, 1, 1))
         velocities = None if velocities is None else np.tile(velocities, (many, 1, 1))
     stopped = config.output / "stopped.extxyz"
-    temperatures = bath_of(config.md, many).thermal_energy / BOLTZMANN
-    watch = Watch(atoms, positions, temperatures, config.safety, save_to=stopped)
+    watch = Watch(
+        atoms,
+        positions,
+        bath_of(config.md, many).thermal_energy / BOLTZMANN,
+        config.safety,
+        save_to=stopped,
+        closest=closest_seen(domain) if domain else None,
+    )
     totals = Totals(many, atoms.numbers)
     begun = time.perf_counter()
     result = run_md(
@@ -181,7 +191,7 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
         "time_ps": time_ps,
         "seconds": time.perf_counter() - begun,
         **totals.summary(baths_of(config.md)),
-        "findings": watch.findings,
+        "findings": [*outside, *watch.findings],
         "reallocations": result.n_reallocations,
     }
     if isinstance(result.state, ExchangeState):
@@ -189,7 +199,7 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
     replace_text(config.output / "summary.json", json.dumps(summary, indent=2) + "\n")
     observed = observables.results()
     save_results(config.output, observed, config.observables)
-    report(summary, config)
+    report(summary, config.output, config.md)
     report_observed(observed)
     return summary
 
@@ -210,8 +220,30 @@ def read_structure(config: SimulateConfig) -> Atoms:
     return atoms.repeat(config.repeat)
 
 
-def find_model(config: SimulateConfig, atoms: Atoms) -> tuple[Potential, float, str]:
-    """Potential, reference energy in eV and SHA-256 of the model."""
+def check_start(atoms: Atoms, domain: dict[str, Any] | None, config: SimulateConfig) -> list[str]:
+    """What of the start lies outside the training data; warned of, or refused if so chosen.
+
+    Raises:
+        UnsupportedStructureError: something does, and `domain=refuse`.
+    """
+    if domain is None or config.domain == "ignore":
+        return []
+    factor = config.safety.contact_factor
+    outside = [f"the start: {told}" for told in outside_domain(atoms, domain, factor)]
+    if outside and config.domain == "refuse":
+        raise UnsupportedStructureError(
+            f"{config.structure} lies outside the training data of {config.model}: "
+            f"{'; '.join(outside)}. Label such structures and train again, or set domain=warn"
+        )
+    for told in outside:
+        print(f"warning: {told}")
+    return outside
+
+
+def find_model(
+    config: SimulateConfig, atoms: Atoms
+) -> tuple[Potential, float, str, dict[str, Any] | None]:
+    """Potential, reference energy in eV, SHA-256 of the model, training domain if known."""
     folder = Path(config.model)
     dtype = np.dtype(config.dtype)
     if ":" in config.model and not folder.is_dir():
@@ -221,12 +253,13 @@ def find_model(config: SimulateConfig, atoms: Atoms) -> tuple[Potential, float, 
             raise ConfigError(
                 f"{config.model} runs in {np.dtype(potential.dtype)}: set dtype to that"
             )
-        return potential, 0.0, str(teacher.info.weights_sha256)
+        return potential, 0.0, str(teacher.info.weights_sha256), None
     bundle = load_bundle(folder)
     student = bundle.student
     potential = student.potential(atoms, skin=config.skin, dtype=dtype)
     recorded = json.dumps(bundle.card["sha256"], sort_keys=True)
-    return potential, student.reference_energy(atoms.numbers), _sha256(recorded)
+    energy = student.reference_energy(atoms.numbers)
+    return potential, energy, _sha256(recorded), bundle.card.get("domain")
 
 
 def claim(config: SimulateConfig) -> None:
@@ -240,6 +273,7 @@ def claim(config: SimulateConfig) -> None:
             then,
             md=replace(then.md, steps=config.md.steps),
             safety=config.safety,
+            domain=config.domain,
             checkpoint_every=config.checkpoint_every,
         )
 
@@ -264,42 +298,6 @@ def writers(config: SimulateConfig, atoms: Atoms, reference: float) -> list[Back
         )
         for replica, name in enumerate(names)
     ]
-
-
-def baths_of(md: MDConfig) -> list[dict[str, float]]:
-    """Temperature and pressure of each bath, as far as they differ."""
-    own = {"bath_K": md.temperatures, "bath_gpa": md.pressures}
-    given = {name: values for name, values in own.items() if values}
-    return [dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)]
-
-
-def report(summary: dict[str, Any], config: SimulateConfig) -> None:
-    """The summary in a few lines."""
-    print(f"{config.output}: {summary['time_ps']:g} ps of {config.md.ensemble}")
-    for own in summary.get("baths", [summary]):
-        bath = f" of {own['bath_K']:g} K" if "bath_K" in own else ""
-        bath += f" at {own['bath_gpa']:g} GPa" if "bath_gpa" in own else ""
-        mean, spread = own["temperature_K"], own["temperature_std_K"]
-        print(f"temperature{bath} {mean:.1f} ± {spread:.1f} K")
-        if config.md.ensemble in BAROSTATS:
-            print(f"density {own['density_g_per_cm3']:.4f} g/cm³ at {own['pressure_gpa']:.3g} GPa")
-    if summary["drift_mev_per_atom_ps"] is not None:
-        print(f"drift of the conserved energy {summary['drift_mev_per_atom_ps']:.2g} meV/atom/ps")
-    if summary["largest_uncertainty_ev_per_ang"] is not None:
-        print(f"largest expected force error {summary['largest_uncertainty_ev_per_ang']:.2f} eV/Å")
-    if "exchange" in summary:
-        report_exchange(summary["exchange"])
-    for finding in summary["findings"]:
-        print(f"warning: {finding}")
-
-
-def report_exchange(exchange: dict[str, Any]) -> None:
-    """Acceptance and round trips."""
-    for pair in exchange["pairs"]:
-        if pair["attempts"]:
-            low, high = pair["temperatures_K"]
-            print(f"exchanged {low:.0f} and {high:.0f} K: {100 * pair['acceptance']:.0f} %")
-    print(f"round trips of the walkers {exchange['round_trips']}")
 
 
 def _sha256(text: str) -> str:

@@ -1,13 +1,14 @@
-"""Means of a run over all its parts, interrupted or not."""
+"""Means of a run over all its parts, interrupted or not, and how they are told."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distill.simulation import Frames
+from distill.simulation import BAROSTATS, Frames, MDConfig
 from distill.simulation.drift import Drift
 
 
@@ -84,3 +85,39 @@ def _means(sums: np.ndarray) -> dict[str, Any]:
 
 def _known(value: float) -> float | None:
     return value if np.isfinite(value) else None
+
+
+def baths_of(md: MDConfig) -> list[dict[str, float]]:
+    """Temperature and pressure of each bath, as far as they differ."""
+    own = {"bath_K": md.temperatures, "bath_gpa": md.pressures}
+    given = {name: values for name, values in own.items() if values}
+    return [dict(zip(given, values, strict=True)) for values in zip(*given.values(), strict=True)]
+
+
+def report(summary: dict[str, Any], output: Path, md: MDConfig) -> None:
+    """The summary in a few lines."""
+    print(f"{output}: {summary['time_ps']:g} ps of {md.ensemble}")
+    for own in summary.get("baths", [summary]):
+        bath = f" of {own['bath_K']:g} K" if "bath_K" in own else ""
+        bath += f" at {own['bath_gpa']:g} GPa" if "bath_gpa" in own else ""
+        mean, spread = own["temperature_K"], own["temperature_std_K"]
+        print(f"temperature{bath} {mean:.1f} ± {spread:.1f} K")
+        if md.ensemble in BAROSTATS:
+            print(f"density {own['density_g_per_cm3']:.4f} g/cm³ at {own['pressure_gpa']:.3g} GPa")
+    if summary["drift_mev_per_atom_ps"] is not None:
+        print(f"drift of the conserved energy {summary['drift_mev_per_atom_ps']:.2g} meV/atom/ps")
+    if summary["largest_uncertainty_ev_per_ang"] is not None:
+        print(f"largest expected force error {summary['largest_uncertainty_ev_per_ang']:.2f} eV/Å")
+    if "exchange" in summary:
+        report_exchange(summary["exchange"])
+    for finding in summary["findings"]:
+        print(f"warning: {finding}")
+
+
+def report_exchange(exchange: dict[str, Any]) -> None:
+    """Acceptance and round trips."""
+    for pair in exchange["pairs"]:
+        if pair["attempts"]:
+            low, high = pair["temperatures_K"]
+            print(f"exchanged {low:.0f} and {high:.0f} K: {100 * pair['acceptance']:.0f} %")
+    print(f"round trips of the walkers {exchange['round_trips']}")

@@ -18,6 +18,7 @@ import numpy as np
 from distill.config import config_to_dict
 from distill.data.sanity import rare_elements
 from distill.evaluation import measure_accuracy, save_learning_curve
+from distill.evaluation.domain import training_domain
 from distill.sampling import MDSamplingConfig
 from distill.sampling.systems import SystemConfig
 from distill.students import fit_uncertainty, save_bundle
@@ -110,6 +111,7 @@ def card(
             "largest_force_ev_per_ang": float(np.linalg.norm(forces, axis=1).max()),
             "origins": sorted(set(data.dataset.origin[data.parts["train"]].tolist())),
         },
+        "domain": training_domain(data.dataset, data.parts["train"]),
         "errors": summary,
         "training": {
             "steps": result.steps,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from distill.data.sanity import require_sane_labels
 from distill.errors import ConfigError
 from distill.evaluation.results import replace_text
 from distill.sampling import spread_order
-from distill.students import StudentSpec, initialise_student
+from distill.students import Student, StudentSpec, initialise_student, load_bundle
 from distill.training import FitResult, TrainingConfig, fit
 from quickstart_config import SplitConfig, StudentConfig
 
@@ -34,6 +34,7 @@ class TrainConfig:
         n_train: most training structures, spread evenly over the trajectories; 0 takes all.
         nested: choose them so that a smaller `n_train` is a subset of a larger one (data curves).
         student: architecture or size, cutoff, options.
+        start: bundle of the same architecture whose parameters are the start; new ones without it.
         training: see `distill.training.TrainingConfig`.
         output: folder of the run.
         seed: of the split.
@@ -46,6 +47,7 @@ class TrainConfig:
     n_train: int = 0
     nested: bool = False
     student: StudentConfig = field(default_factory=StudentConfig)
+    start: Path | None = None
     training: TrainingConfig = field(default_factory=TrainingConfig)
     output: Path = Path("runs/train")
     seed: int = 0
@@ -118,13 +120,16 @@ def train(
     """Train in `config.output / "training"`; the split is written beside it.
 
     Raises:
-        ConfigError: see `claim_split`.
+        ConfigError: see `claim_split` and `warm_start`.
     """
     student = config.student
     spec = StudentSpec.of_size(
         student.architecture, data.dataset.elements, student.cutoff, student.options
     )
-    start = initialise_student(spec, data.dataset, data.parts["train"], config.training.seed)
+    if config.start is None:
+        start = initialise_student(spec, data.dataset, data.parts["train"], config.training.seed)
+    else:
+        start = warm_start(config.start, spec)
     claim_split(config, data)
     print(f"student: {start.n_parameters} parameters, {len(data.parts['train'])} structures")
     return fit(
@@ -137,6 +142,21 @@ def train(
         progress=progress,
         on_validation=on_validation,
     )
+
+
+def warm_start(bundle: Path, spec: StudentSpec) -> Student:
+    """The student of a bundle as a start, with its reference energies and scales.
+
+    Raises:
+        ConfigError: it has another architecture, cutoff or elements than `spec`.
+    """
+    student = load_bundle(bundle).student
+    if student.spec.to_dict() != spec.to_dict():
+        raise ConfigError(
+            f"start={bundle} cannot be trained on: it is {student.spec.to_dict()}, asked for is "
+            f"{spec.to_dict()}. Make them the same, or leave start out"
+        )
+    return replace(student, uncertainty=None)
 
 
 def claim_split(config: TrainConfig, data: Data) -> None:

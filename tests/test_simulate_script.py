@@ -12,6 +12,8 @@ import pytest
 from ase.build import molecule
 from builders import small_student, triclinic_cell
 
+from distill.data import Dataset
+from distill.evaluation.domain import training_domain
 from distill.students import save_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -101,6 +103,29 @@ def test_as_many_replicas_as_temperatures(simulate, bundle, tmp_path, capsys):
     with pytest.raises(SystemExit):
         simulate.main([*arguments, "md.temperatures=[100, 200, 300]"])
     assert "temperatures has 3 values for 2 replicas" in capsys.readouterr().err
+
+
+def test_start_outside_the_training_data(simulate, tmp_path, capsys):
+    water = molecule("H2O")
+    domain = training_domain(Dataset.from_structures([water], "t", "md:300K"), [0])
+    bundle = save_bundle(small_student(), tmp_path / "student", {"domain": domain})
+    water.positions[1] = water.positions[0] + 0.7 * (water.positions[1] - water.positions[0])
+    ase.io.write(tmp_path / "close.xyz", water)
+    ase.io.write(tmp_path / "far.xyz", molecule("CH4"))
+    arguments = [f"model={bundle}", f"output={tmp_path / 'run'}", "md.steps=10", MD]
+    for name, told in (
+        ("close", r"H-O atoms are 0.68 Å apart, shortest in training 0.97 Å"),
+        ("far", "C is not among the training elements H, O"),
+    ):
+        start = f"structure={tmp_path / name}.xyz"
+        assert simulate.main([*arguments, start, "domain=refuse"]) == 1
+        assert told in capsys.readouterr().err
+    # The run itself is watched with the same distances.
+    config = [f"structure={tmp_path / 'close.xyz'}", "domain=warn", "md.timestep=0.0001"]
+    assert simulate.main([*arguments, *config]) == 1
+    printed = capsys.readouterr()
+    assert "warning: the start: H-O atoms are 0.68 Å apart" in printed.out
+    assert "atoms 0 and 1 were 0.68 Å apart" in printed.err
 
 
 @pytest.mark.parametrize(

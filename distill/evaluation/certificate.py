@@ -115,7 +115,7 @@ def save_certificate(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     paths = folder / "certificate.json", folder / "certificate.md"
-    text = json.dumps(_finite(certificate), indent=2, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(finite(certificate), indent=2, ensure_ascii=False, allow_nan=False)
     for path, content in zip(paths, (text + "\n", to_markdown(certificate, plots)), strict=True):
         replace_text(path, content)
     return paths
@@ -238,11 +238,12 @@ def _cell(text: str) -> str:
     return text.replace("|", "\\|")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """The same nested data with None for numbers that are not finite, as JSON needs it."""
     if isinstance(value, Mapping):
-        return {k: _finite(v) for k, v in value.items()}
+        return {k: finite(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(v) for v in value]
+        return [finite(v) for v in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value

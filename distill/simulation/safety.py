@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +27,11 @@ class SafetyConfig:
     NaN and infinite values always stop a run.
 
     Attributes:
-        contacts: two atoms, images included, closer than `min_distance`.
+        contacts: two atoms, images included, closer than `min_distance`, or than `contact_factor`
+            times the shortest distance of their elements in the training data, where a `Watch`
+            knows that.
         min_distance: Å.
+        contact_factor: see `contacts`.
         bonds: a bond formed or broken since the start, so that molecules reacted or fell apart.
         bond_factor: sums of covalent radii up to which a pair is bonded.
         temperature: more than `max_temperature`.
@@ -43,6 +46,7 @@ class SafetyConfig:
 
     contacts: Action = "stop"
     min_distance: float = 0.5
+    contact_factor: float = 0.8
     bonds: Action = "ignore"
     bond_factor: float = 1.3
     temperature: Action = "stop"
@@ -73,6 +77,7 @@ class Watch:
         temperature: float | Sequence[float] | np.ndarray,
         config: SafetyConfig,
         save_to: Path | None = None,
+        closest: Mapping[tuple[int, int], float] | None = None,
     ) -> None:
         """`positions` `[(R,) n, 3]` in Å of the start say what is bonded.
 
@@ -82,10 +87,14 @@ class Watch:
             temperature: K, of the run or of each replica; 0 leaves out the check of temperatures.
             config: what to do about what.
             save_to: extxyz file for the frame that stops the run.
+            closest: shortest distances in Å in the training data, by pair of atomic numbers, the
+                lower first.
         """
         self.config = config
         self.findings: list[str] = []
         self._atoms, self._save_to = atoms, save_to
+        self._kinds = np.unique(atoms.numbers, return_inverse=True)[1]
+        self._limits = _limits(atoms, config, closest or {})
         self._replicas = positions.ndim == 3
         starts = positions if self._replicas else positions[None]
         self._temperature = np.broadcast_to(temperature, len(starts))
@@ -174,9 +183,11 @@ class Watch:
         if config.contacts == config.bonds == "ignore":
             return faults
         pairs, lengths = self._close(frames.positions[t, replica], frames.cell[t, replica])
-        if len(lengths) and lengths.min() < config.min_distance:
-            i, j = sorted(pairs[np.argmin(lengths)].tolist())
-            faults.append(("contacts", f"atoms {i} and {j} were {lengths.min():.2f} Å apart"))
+        room = lengths / self._limits[self._kinds[pairs[:, 0]], self._kinds[pairs[:, 1]]]
+        if len(room) and room.min() < 1:
+            worst = int(np.argmin(room))
+            i, j = sorted(pairs[worst].tolist())
+            faults.append(("contacts", f"atoms {i} and {j} were {lengths[worst]:.2f} Å apart"))
         if config.bonds != "ignore":
             changed = self._bonded(pairs, lengths) ^ self._bonds[frames.walker[t, replica]]
             if changed:
@@ -185,7 +196,7 @@ class Watch:
         return faults
 
     def _close(self, positions: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        reach = self.config.min_distance
+        reach = float(self._limits.max())
         if self.config.bonds != "ignore":
             reach = max(reach, bond_reach(self._atoms, self.config.bond_factor))
         atoms = self._atoms.copy()
@@ -194,3 +205,16 @@ class Watch:
 
     def _bonded(self, pairs: np.ndarray, lengths: np.ndarray) -> set[tuple[int, int]]:
         return bonded(self._atoms, pairs, lengths, self.config.bond_factor)
+
+
+def _limits(
+    atoms: Atoms, config: SafetyConfig, closest: Mapping[tuple[int, int], float]
+) -> np.ndarray:
+    """`[E, E]`, Å, below which two atoms of the elements of `atoms` are too close."""
+    elements = np.unique(atoms.numbers).tolist()
+    limits = np.full((len(elements), len(elements)), config.min_distance)
+    for i, first in enumerate(elements):
+        for j, second in enumerate(elements):
+            seen = closest.get((min(first, second), max(first, second)), 0.0)
+            limits[i, j] = max(config.min_distance, config.contact_factor * seen)
+    return limits

@@ -1,0 +1,118 @@
+"""Settings of `certify.py`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from distill.evaluation.verdict import Limits
+from distill.observables import ObservablesConfig
+from distill.simulation import MDConfig, SafetyConfig
+
+Part = Literal["accuracy", "consistency", "nve", "stability", "dynamics", "speed"]
+PARTS: tuple[Part, ...] = get_args(Part)
+
+
+@dataclass(frozen=True)
+class ConsistencyConfig:
+    """Held-out structures, and force components of each, that are compared."""
+
+    structures: int = 8
+    components: int = 30
+
+
+@dataclass(frozen=True)
+class DriftConfig:
+    """See `distill.evaluation.nve_drift`: K, ps, ps, fs."""
+
+    temperature: float = 300.0
+    duration: float = 50.0
+    equilibration: float = 5.0
+    timestep: float = 0.5
+    replicas: int = 4
+
+
+@dataclass(frozen=True)
+class StabilityConfig:
+    """Runs until the first unphysical event.
+
+    Attributes:
+        temperatures: K; by default 1.25 and 1.5 times the highest of the training data.
+        replicas: at each temperature.
+        duration: ps.
+        timestep: fs.
+        record_every: steps between looks.
+        safety: what counts as an event.
+    """
+
+    temperatures: tuple[float, ...] = ()
+    replicas: int = 4
+    duration: float = 50.0
+    timestep: float = 0.5
+    record_every: int = 20
+    safety: SafetyConfig = field(
+        default_factory=lambda: SafetyConfig(bonds="stop", geometry_every=1)
+    )
+
+
+@dataclass(frozen=True)
+class DynamicsConfig:
+    """Student against teacher, and teacher against itself.
+
+    Attributes:
+        md: the runs of both; a constant-pressure ensemble measures the density too.
+        replicas: side by side in each of the three runs (one for a teacher outside JAX).
+        observables: what is measured in them.
+    """
+
+    md: MDConfig = field(
+        default_factory=lambda: MDConfig(
+            ensemble="nvt_csvr",
+            thermostat_time=500.0,
+            steps=100_000,
+            record_every=4,
+            block_steps=2000,
+        )
+    )
+    replicas: int = 4
+    observables: ObservablesConfig = field(
+        default_factory=lambda: ObservablesConfig(rdf=True, msd=True, vdos=True, start=5.0)
+    )
+
+
+@dataclass(frozen=True)
+class CertifyConfig:
+    """Settings.
+
+    Attributes:
+        bundle: the student.
+        dataset: labelled structures, of which the held-out trajectories are used.
+        split: file that says which those are; by default `split.json` beside the bundle, or what
+            the bundle's card says.
+        structure: start of all MD, a file that ASE reads or a molecule of `ase.build.molecule`;
+            by default the first held-out structure.
+        teacher: for dynamics and speed, as for `distill.teachers.load`; the one of the bundle.
+        parts: what is measured, of `PARTS`. What is left out is reported as not measured.
+        limits: for the verdict.
+        speed_repeats: timed runs of teacher and student.
+        output: folder; results of finished parts are kept in it and used again.
+        seed: of all draws.
+    """
+
+    bundle: Path = Path("runs/train/student")
+    dataset: Path = Path("dataset.h5")
+    split: Path | None = None
+    structure: str = ""
+    teacher: str = ""
+    parts: tuple[
+        Literal["accuracy", "consistency", "nve", "stability", "dynamics", "speed"], ...
+    ] = PARTS
+    consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
+    nve: DriftConfig = field(default_factory=DriftConfig)
+    stability: StabilityConfig = field(default_factory=StabilityConfig)
+    dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    limits: Limits = field(default_factory=Limits)
+    speed_repeats: int = 5
+    output: Path = Path("runs/certificate")
+    seed: int = 0

@@ -1,0 +1,123 @@
+"""`experiments/certify.py`: the whole page of a bad student, resumed, and what it refuses."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from ase.build import molecule
+
+from distill.data import Dataset, Labels, save
+from distill.evaluation.domain import training_domain
+from distill.sampling import rattle
+from distill.students import (
+    StudentSpec,
+    fit_uncertainty,
+    initialise_student,
+    load_bundle,
+    save_bundle,
+)
+
+ROOT = Path(__file__).resolve().parent.parent
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+@pytest.fixture
+def certify(monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(str(ROOT / "experiments"))
+    return importlib.import_module("certify")
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A student whose forces are next to nothing, and data of three trajectories of water."""
+    folder = tmp_path_factory.mktemp("certify")
+    water = molecule("H2O")
+    structures = rattle([water] * 12, 0.05)
+    moves = np.stack([atoms.positions - water.positions for atoms in structures])
+    names = [f"t{i // 4}" for i in range(12)]
+    dataset = Dataset.from_structures(structures, names, "rattle:400K").labelled(
+        Labels(energy=10 * (moves**2).sum((1, 2)) - 100.0, forces=list(-20 * moves))
+    )
+    save(dataset, folder / "dataset.h5")
+    train, held_out = np.arange(4), np.arange(4, 8)
+    spec = StudentSpec("moment", dataset.elements, 4.0, {"n_channels": 2, "hidden": [4]})
+    student = initialise_student(spec, dataset, train)
+    statistics = {**student.variables["statistics"], "energy_scale": np.float32(1e-6)}
+    student = replace(student, variables={**student.variables, "statistics": statistics})
+    student = replace(student, uncertainty=fit_uncertainty(student, dataset, train, held_out))
+    card = {
+        "dataset": {"trajectories": {"test": ["t2"]}, "train": 4},
+        "domain": training_domain(dataset, train),
+    }
+    bundle = save_bundle(student, folder / "student", card)
+    return [f"bundle={bundle}", f"dataset={folder / 'dataset.h5'}"]
+
+
+def test_smoke_again_and_in_parts(certify, case, tmp_path, demo_teacher_path, capsys):
+    output = tmp_path / "certificate"
+    arguments = ["--smoke", *case, f"teacher=fennol:{demo_teacher_path}", f"output={output}"]
+    assert certify.main(arguments) == 0
+    certificate = json.loads((output / "certificate.json").read_text())
+    checks = {check["name"]: check for check in certificate["checks"]}
+    assert certificate["verdict"]["passed"] is False
+    assert checks["force R²"]["status"] == "fail"
+    assert checks["forces are the gradient of the energy"]["status"] == "pass"
+    assert checks["density"]["status"] == checks["diffusion"]["status"] == "not applicable"
+    assert checks["NVE drift"]["status"] in ("pass", "fail", "undecided")
+    assert checks["RDF of student and teacher"]["value"].startswith("rdf")
+    assert checks["the tested system lies within the training data"]["status"] in ("pass", "fail")
+    assert certificate["provenance"]["licence of the teacher"] == "unknown"
+    assert len(certificate["results"]["stability"]["runs"]) == 2
+    html = (output / "certificate.html").read_text()
+    for name in ("accuracy", "nve", "stability", "calibration", "rdf", "vdos"):
+        assert (output / f"{name}.png").stat().st_size > 3000
+    assert html.count("data:image/png;base64,") == 6
+    page = (output / "certificate.md").read_text()
+    for title in ("Verdict", "Stability", "Domain of validity", "Speed", "Provenance"):
+        assert f"## {title}" in page
+    # Again: nothing is measured; one part left out is one that was not measured.
+    capsys.readouterr()
+    parts = "parts=[accuracy, consistency, stability, dynamics, speed]"
+    assert certify.main([*arguments, parts]) == 0
+    printed = capsys.readouterr().out
+    assert "kept from before" in printed and "measuring" not in printed
+    again = json.loads((output / "certificate.json").read_text())
+    checks = {check["name"]: check["status"] for check in again["checks"]}
+    assert checks["NVE drift"] == "not measured" and "nve" not in again["results"]
+    assert again["results"]["stability"] == certificate["results"]["stability"]
+    # Other settings of a part: that part alone is measured again.
+    assert (
+        certify.main([*arguments, "parts=[consistency, accuracy]", "consistency.components=2"]) == 0
+    )
+    printed = capsys.readouterr().out
+    assert "consistency: measuring" in printed and "accuracy: kept" in printed
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        (["t9"], "holds none of the held-out trajectories, for example t9"),
+        ([], "which trajectories were held out: give split=FILE"),
+    ],
+)
+def test_unknown_held_out_trajectories(test, message, certify, case, tmp_path, capsys):
+    (tmp_path / "split.json").write_text(json.dumps({"test": test}))
+    arguments = [*case, f"split={tmp_path / 'split.json'}", f"output={tmp_path / 'out'}"]
+    assert certify.main(arguments) == 1
+    assert message in capsys.readouterr().err
+
+
+def test_another_teacher_is_refused(certify, case, tmp_path, demo_teacher_path, capsys):
+    bundle = load_bundle(case[0].removeprefix("bundle="))
+    card = {**bundle.card, "teacher": {"teacher": "fennol:other", "weights_sha256": "0" * 64}}
+    other = save_bundle(bundle.student, tmp_path / "student", card)
+    arguments = [f"bundle={other}", case[1], f"teacher=fennol:{demo_teacher_path}"]
+    assert certify.main([*arguments, "parts=[speed]", f"output={tmp_path / 'out'}"]) == 1
+    assert "other weights than fennol:other" in capsys.readouterr().err
