@@ -128,6 +128,28 @@ def test_start_outside_the_training_data(simulate, tmp_path, capsys):
     assert "atoms 0 and 1 were 0.68 Å apart" in printed.err
 
 
+def test_npt_tells_density_and_pressure(simulate, bundle, tmp_path, capsys):
+    ase.io.write(tmp_path / "cell.xyz", triclinic_cell())
+    arguments = [
+        f"model={bundle}",
+        f"structure={tmp_path / 'cell.xyz'}",
+        f"output={tmp_path / 'run'}",
+        "safety={contacts: ignore, temperature: ignore, drift: ignore}",
+        "md={ensemble: npt_scr, timestep: 0.1, record_every: 5, block_steps: 10, steps: 10}",
+    ]
+    assert simulate.main(arguments) == 0
+    assert "g/cm³ at" in capsys.readouterr().out
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    images = ase.io.read(tmp_path / "run" / "run.extxyz", index=":")
+    volumes = [image.cell.volume for image in images]
+    assert np.ptp(volumes) > 0
+    assert summary["volume_ang3"] == pytest.approx(np.mean(volumes), rel=1e-6)
+    grams = images[0].get_masses().sum() * 1.66053907e-24
+    density = np.mean([grams / (volume * 1e-24) for volume in volumes])
+    assert summary["density_g_per_cm3"] == pytest.approx(density, rel=1e-6)
+    assert np.isfinite(summary["pressure_gpa"])
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

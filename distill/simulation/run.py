@@ -157,7 +157,8 @@ def _advance(
         f"the neighbour list still overflows after {MAX_REALLOCATIONS} growths at "
         f"{done * config.timestep:.1f} fs: the atoms collapse or fly apart (the "
         "potential is outside its range), or they move further than the skin within "
-        "one step: use a smaller timestep or a larger skin, and check the start"
+        "one step: use a smaller timestep or a larger skin, and check the start; in NPT the cell "
+        "may collapse: check the pressure too"
     )
 
 
