@@ -22,6 +22,7 @@ MODELS: list[dict[str, Any]] = [
     {"max_l": 2, "n_triples": 0},
     {"max_l": 1},
     {"n_embeddings": 4},
+    {"max_l": 2, "n_triples": 2, "angular_cutoff": 2.0},
 ]
 
 BY_HAND = pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.kernels.angular import enveloped, without_envelope
 from distill.kernels.fused_weights import FusedWeights
 from distill.kernels.harmonics import harmonic_components, harmonics_slope
 from distill.kernels.invariants import triple_products, triples_gradient
@@ -67,8 +68,12 @@ def _terms(vectors: Any, weights: FusedWeights, pieces: Any) -> list[PairTerms]:
     found = []
     for start, size in pieces:
         x, y, z = (vectors[axis, start : start + size, :] for axis in range(3))
-        found.append(component_terms(x, y, z, weights.cutoff))
+        found.append(component_terms(x, y, z, weights.cutoff, weights.angular_cutoff))
     return found
+
+
+def _components(own: PairTerms, weights: FusedWeights) -> list[jax.Array]:
+    return harmonic_components(own.x, own.y, own.z, weights.max_l)
 
 
 def _zeros(weights: FusedWeights, vectors: Any) -> Densities:
@@ -108,7 +113,7 @@ def _loop(weights: FusedWeights, step: Any, start: Any) -> Any:
 def _add_densities(
     densities: Densities, weights: FusedWeights, group: int, terms: list[PairTerms]
 ) -> Densities:
-    harmonics = [harmonic_components(own.x, own.y, own.z, weights.max_l) for own in terms]
+    harmonics = [enveloped(own, _components(own, weights)) for own in terms]
 
     def step(radial: Any, carry: Any) -> Any:
         before, now, densities = carry
@@ -142,7 +147,7 @@ def _pair_slopes(
     by_densities: Densities, weights: FusedWeights, group: int, terms: list[PairTerms]
 ) -> list[Any]:
     """For each piece the derivatives by distance and unit vector; see `pair_slopes.Slopes`."""
-    harmonics = [harmonic_components(own.x, own.y, own.z, weights.max_l) for own in terms]
+    harmonics = [enveloped(own, _components(own, weights)) for own in terms]
 
     def step(radial: Any, carry: Any) -> Any:
         maps = _maps(weights, group, radial)
@@ -163,12 +168,12 @@ def _pair_slopes(
         (zero, own.first, zero, own.first_slope, zero, [zero] * len(parts))
         for zero, own, parts in zip(zeros, terms, harmonics, strict=True)
     ]
-    return [
-        (by_distance, *harmonics_slope(own.x, own.y, own.z, by_harmonics, weights.max_l))
-        for own, (*_, by_distance, by_harmonics) in zip(
-            terms, _loop(weights, step, start), strict=True
-        )
-    ]
+    slopes = []
+    for own, (*_, along, by_harmonics) in zip(terms, _loop(weights, step, start), strict=True):
+        by_components, of_envelope = without_envelope(own, _components(own, weights), by_harmonics)
+        of_directions = harmonics_slope(own.x, own.y, own.z, by_components, weights.max_l)
+        slopes.append((along + of_envelope, *of_directions))
+    return slopes
 
 
 def _radial_step(own: PairTerms, harmonics: Any, columns: Any, state: Any) -> Any:

@@ -45,6 +45,7 @@ class FusedWeights:
         layers: `[H, H before]` of each hidden layer but the first.
         energy: `[H]`, from the last hidden layer to eV.
         cutoff: Å.
+        angular_cutoff: Å, see `MomentWeights`.
     """
 
     singles: jax.Array
@@ -60,6 +61,7 @@ class FusedWeights:
     layers: tuple[jax.Array, ...]
     energy: jax.Array
     cutoff: float = field(metadata={"static": True})
+    angular_cutoff: float = field(metadata={"static": True})
 
     @property
     def max_l(self) -> int:
@@ -119,6 +121,7 @@ def fused_weights(weights: MomentWeights, elements: list[int], element: int) -> 
         ),
         energy=_pad(matrices[-1][0] * weights.energy_scale, widths[-1]),
         cutoff=weights.cutoff,
+        angular_cutoff=weights.angular_cutoff,
     )
 
 

@@ -50,6 +50,7 @@ class MomentWeights:
         layers: of the network, the last of width 1; `silu` between them.
         energy_scale: eV.
         cutoff: Å.
+        angular_cutoff: Å, of the harmonics of l > 0; 0 for none of their own.
         n_radial: radial functions.
         n_channels: channels multiplied in pairs; the others in triples.
         density_scale: factor of all densities; static, so that no digit is lost in float64.
@@ -62,6 +63,7 @@ class MomentWeights:
     layers: tuple[ElementWeights, ...]
     energy_scale: jax.Array
     cutoff: float = field(metadata={"static": True})
+    angular_cutoff: float = field(metadata={"static": True})
     n_radial: int = field(metadata={"static": True})
     n_channels: int = field(metadata={"static": True})
     density_scale: float = field(metadata={"static": True})
@@ -100,7 +102,7 @@ def moment_rows(
         neighbor_species: `[K]`, sorted: the element of each slot.
         species: `[b]`; a numpy array of one element lets its weights be chosen beforehand.
     """
-    terms = pair_terms(displacements, weights.cutoff)
+    terms = pair_terms(displacements, weights.cutoff, weights.angular_cutoff)
     weights = weights.astype(displacements.dtype)
     energies, features, slopes = moment_terms(weights, terms, neighbor_species, species)
     return energies, features, jnp.stack(cartesian(terms, slopes), axis=-1)

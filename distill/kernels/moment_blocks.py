@@ -49,7 +49,8 @@ def moment_blocks(
 
         def block(given: Any, element: int = element) -> Any:
             x, y, z = kept(lambda: vectors_of(given), jax.tree.leaves(given)[-1])
-            terms = kept(lambda: component_terms(x, y, z, weights.cutoff), x)
+            ends = weights.cutoff, weights.angular_cutoff
+            terms = kept(lambda: component_terms(x, y, z, *ends), x)
             own = np.full(len(terms.x), element)
             energies, features, slopes = moment_terms(
                 weights, terms, neighbor_species, own, slopes_by_sums

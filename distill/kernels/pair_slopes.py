@@ -14,6 +14,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from distill.kernels.angular import enveloped, without_envelope
 from distill.kernels.harmonics import harmonic_components, harmonics_slope
 from distill.kernels.kept import kept
 from distill.kernels.pair_terms import PairTerms, radial_functions, radial_slope, unstack
@@ -27,7 +28,7 @@ class PairBasis(NamedTuple):
 
     Attributes:
         terms: of the pairs, `[b, k]`.
-        harmonics: `[b, M, k]`, `M = (max_l + 1)²`.
+        harmonics: `[b, M, k]`, `M = (max_l + 1)²`, with their envelope if there is one.
         radial: `[b, R, k]`.
     """
 
@@ -39,8 +40,9 @@ class PairBasis(NamedTuple):
 def pair_basis(terms: PairTerms, slots: slice, n_radial: int, max_l: int) -> PairBasis:
     """Harmonics and radial functions of the pairs in some slots."""
     own = jax.tree.map(lambda leaf: leaf[:, slots], terms)
-    harmonics = jnp.stack(harmonic_components(own.x, own.y, own.z, max_l), axis=1)
-    return PairBasis(own, harmonics, jnp.stack(radial_functions(own, n_radial), axis=1))
+    harmonics = enveloped(own, harmonic_components(own.x, own.y, own.z, max_l))
+    radial = radial_functions(own, n_radial)
+    return PairBasis(own, jnp.stack(harmonics, axis=1), jnp.stack(radial, axis=1))
 
 
 def slopes_by_products(
@@ -52,12 +54,7 @@ def slopes_by_products(
         # Sums over the last axis of the left factor are the fast ones.
         by_radial = jnp.einsum("brm,bmk->brk", jnp.swapaxes(by_group, 1, 2), harmonics)
         by_harmonics = jnp.einsum("bmr,brk->bmk", by_group, radial)
-        slopes.append(
-            (
-                radial_slope(own, by_radial),
-                *harmonics_slope(own.x, own.y, own.z, unstack(by_harmonics), max_l),
-            )
-        )
+        slopes.append(_slopes(own, by_radial, by_harmonics, max_l))
     joined = [jnp.concatenate(each, axis=-1) for each in zip(*slopes, strict=True)]
     return joined[0], joined[1], joined[2], joined[3]
 
@@ -73,15 +70,24 @@ def slopes_by_sums(
             return weighted_sums(weights, radial_functions(own, weights.shape[2]))
 
         def by_radial(own: PairTerms = own, weights: jax.Array = by_group) -> jax.Array:
-            components = harmonic_components(own.x, own.y, own.z, max_l)
+            components = enveloped(own, harmonic_components(own.x, own.y, own.z, max_l))
             return weighted_sums(jnp.swapaxes(weights, 1, 2), components)
 
         sums.append((kept(by_radial, radial[:, 0]), kept(by_harmonics, radial[:, 0])))
     # All groups at once from here on: a concatenation of formulas would not be vectorised.
     joined = [jnp.concatenate(each, axis=-1) for each in zip(*sums, strict=True)]
     terms = jax.tree.map(lambda *own: jnp.concatenate(own, axis=-1), *[b.terms for b in bases])
-    slopes = harmonics_slope(terms.x, terms.y, terms.z, unstack(joined[1]), max_l)
-    return (radial_slope(terms, joined[0]), *slopes)
+    return _slopes(terms, joined[0], joined[1], max_l)
+
+
+def _slopes(terms: PairTerms, by_radial: jax.Array, by_harmonics: jax.Array, max_l: int) -> Slopes:
+    """From the derivatives by radial functions `[b, R, K]` and by harmonics `[b, M, K]`."""
+    along, by_components = radial_slope(terms, by_radial), unstack(by_harmonics)
+    if terms.angular is not None:
+        components = harmonic_components(terms.x, terms.y, terms.z, max_l)
+        by_components, of_envelope = without_envelope(terms, components, by_components)
+        along = along + of_envelope
+    return (along, *harmonics_slope(terms.x, terms.y, terms.z, by_components, max_l))
 
 
 def weighted_sums(weights: jax.Array, arrays: Sequence[jax.Array]) -> jax.Array:

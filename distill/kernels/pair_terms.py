@@ -33,6 +33,8 @@ class PairTerms:
         first_slope: derivative of `first`.
         x, y, z: components of the unit vector.
         inverse_distance: 1/Å.
+        angular: envelope of the harmonics of l > 0, None where they end with the radial functions.
+        angular_slope: its derivative.
     """
 
     twice_cosine: jax.Array
@@ -43,26 +45,32 @@ class PairTerms:
     y: jax.Array
     z: jax.Array
     inverse_distance: jax.Array
+    angular: jax.Array | None = None
+    angular_slope: jax.Array | None = None
 
 
-def pair_terms(displacements: jax.Array, cutoff: float) -> PairTerms:
+def pair_terms(displacements: jax.Array, cutoff: float, angular_cutoff: float = 0.0) -> PairTerms:
     """Terms of pairs with displacements `[..., 3]` in Å."""
-    return component_terms(
-        displacements[..., 0], displacements[..., 1], displacements[..., 2], cutoff
-    )
+    x, y, z = (displacements[..., axis] for axis in range(3))
+    return component_terms(x, y, z, cutoff, angular_cutoff)
 
 
-def component_terms(x: jax.Array, y: jax.Array, z: jax.Array, cutoff: float) -> PairTerms:
-    """Terms of pairs with displacements `x`, `y`, `z`, of one shape each, in Å."""
+def component_terms(
+    x: jax.Array, y: jax.Array, z: jax.Array, cutoff: float, angular_cutoff: float = 0.0
+) -> PairTerms:
+    """Terms of pairs with displacements `x`, `y`, `z`, of one shape each, in Å.
+
+    `angular_cutoff` is that of the harmonics of l > 0; 0 for none of their own.
+    """
     squared = x * x + y * y + z * z + TINY_DISTANCE_SQUARED
     inverse = jax.lax.rsqrt(squared)
     share = jnp.minimum(squared * inverse * (1.0 / cutoff), 1.0)
     sine, cosine = sine_and_cosine(share)
-    p = CUTOFF_POWER
-    bracket = (p + 1) * (p + 2) / 2 - share * (p * (p + 2) - share * (p * (p + 1) / 2))
-    fourth = (share * share) ** 2
-    envelope = 1.0 - fourth * share * bracket
-    slope = -(p * (p + 1) * (p + 2) / 2 / cutoff) * fourth * (1.0 - share) ** 2
+    envelope, slope = _envelope(share, cutoff)
+    angular: tuple[jax.Array, ...] = ()
+    if angular_cutoff:
+        near = jnp.minimum(squared * inverse * (1.0 / angular_cutoff), 1.0)
+        angular = _envelope(near, angular_cutoff)
     norm, wave = (2.0 / cutoff) ** 0.5, math.pi / cutoff
     scale = norm * envelope * inverse
     scale_slope = norm * slope * inverse - scale * inverse
@@ -75,7 +83,18 @@ def component_terms(x: jax.Array, y: jax.Array, z: jax.Array, cutoff: float) -> 
         y=y * inverse,
         z=z * inverse,
         inverse_distance=inverse,
+        angular=angular[0] if angular else None,
+        angular_slope=angular[1] if angular else None,
     )
+
+
+def _envelope(share: jax.Array, cutoff: float) -> tuple[jax.Array, jax.Array]:
+    """The polynomial of `radial.smooth_cutoff` and its derivative, for distances over `cutoff`."""
+    p = CUTOFF_POWER
+    bracket = (p + 1) * (p + 2) / 2 - share * (p * (p + 2) - share * (p * (p + 1) / 2))
+    fourth = (share * share) ** 2
+    slope = -(p * (p + 1) * (p + 2) / 2 / cutoff) * fourth * (1.0 - share) ** 2
+    return 1.0 - fourth * share * bracket, slope
 
 
 def sine_and_cosine(share: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -19,18 +19,28 @@ import numpy as np
 from distill.kernels.contract import Species
 from distill.kernels.harmonics import coupling, coupling_paths, spherical_harmonics
 from distill.kernels.pair_terms import TINY_DISTANCE_SQUARED
-from distill.kernels.radial import bessel_basis
+from distill.kernels.radial import bessel_basis, smooth_cutoff
 
 
 def pair_basis(
-    displacements: jax.Array, cutoff: float, n_radial: int, max_l: int
+    displacements: jax.Array,
+    cutoff: float,
+    n_radial: int,
+    max_l: int,
+    angular_cutoff: float = 0.0,
 ) -> tuple[jax.Array, jax.Array]:
-    """Radial functions `[N, K, n_radial]` and spherical harmonics `[N, (max_l + 1)², K]`."""
+    """Radial functions `[N, K, n_radial]` and spherical harmonics `[N, (max_l + 1)², K]`.
+
+    With an `angular_cutoff` in Å the harmonics of l > 0 end there.
+    """
     distances = jnp.sqrt((displacements**2).sum(-1) + TINY_DISTANCE_SQUARED)
     harmonics = spherical_harmonics(displacements / distances[..., None], max_l)
     # A batched product is three times faster on CPU when it sums over the last axis of its
     # left factor; without the barrier XLA would undo the transposition.
     harmonics = jax.lax.optimization_barrier(jnp.swapaxes(harmonics, 1, 2))
+    if angular_cutoff:
+        envelope = smooth_cutoff(distances, angular_cutoff)[:, None]
+        harmonics = jnp.concatenate([harmonics[:, :1], harmonics[:, 1:] * envelope], axis=1)
     return bessel_basis(distances, cutoff, n_radial), harmonics
 
 

@@ -33,6 +33,8 @@ class MomentStudent(nn.Module):
         n_embeddings: 0 gives every pair of elements radial functions and every element a network
             of its own; otherwise elements share them through embeddings of this length, which
             suits many elements.
+        angular_cutoff: Å, beyond which only distances are seen, no angles: that of the harmonics
+            of l > 0. 0 lets them see as far as `cutoff`.
         n_neighbors: typical number of neighbours, sets the scale of the densities.
     """
 
@@ -45,6 +47,7 @@ class MomentStudent(nn.Module):
     hidden: tuple[int, ...] = (64, 64)
     n_embeddings: int = 0
     n_neighbors: float = 10.0
+    angular_cutoff: float = 0.0
 
     @nn.compact
     def __call__(
@@ -65,7 +68,9 @@ class MomentStudent(nn.Module):
         """
         dtype = displacements.dtype
         shared = self.n_embeddings > 0
-        radial, harmonics = pair_basis(displacements, self.cutoff, self.n_radial, self.max_l)
+        radial, harmonics = pair_basis(
+            displacements, self.cutoff, self.n_radial, self.max_l, self.angular_cutoff
+        )
         features = NeighborElements(
             self.n_elements, self.n_embeddings, self.n_neighbors, name="elements"
         )(neighbor_species, mask, dtype)
@@ -106,6 +111,7 @@ class MomentStudent(nn.Module):
             layers=tuple(self._dense(params[name]) for name in names),
             energy_scale=statistics["energy_scale"],
             cutoff=self.cutoff,
+            angular_cutoff=self.angular_cutoff,
             n_radial=self.n_radial,
             n_channels=self.n_channels,
             density_scale=self.n_neighbors**-0.5,

@@ -87,6 +87,12 @@ class StudentSpec:
                     f"unknown option {key!r} of student {self.architecture!r}"
                     f"{_nearest(key, known)}; known: {', '.join(sorted(known))}"
                 )
+        angular = self.options.get("angular_cutoff", 0.0)
+        if not 0 <= angular <= self.cutoff:
+            raise ConfigError(
+                f"angular_cutoff of student {self.architecture!r} is {angular} Å: give one of at "
+                f"most the cutoff, {self.cutoff} Å, or 0 for none"
+            )
         options = {k: tuple(v) if isinstance(v, list) else v for k, v in self.options.items()}
         return module(n_elements=len(self.elements), cutoff=self.cutoff, **options)
 
