@@ -95,9 +95,10 @@ def without_lists(atoms: Atoms, energy=None) -> Potential:
     )
 
     def with_cell(cell):
-        return replace(made, cell=cell, with_cell=with_cell)
+        # So small that no cell is smaller: without lists every reference is as good.
+        return replace(made, cell=0.3 * cell, with_cell=with_cell)
 
-    return with_cell(atoms.cell.array)
+    return replace(made, with_cell=with_cell)
 
 
 def test_volumes_of_an_ideal_gas_follow_the_gamma_distribution():
@@ -199,11 +200,11 @@ def test_a_box_that_shrinks_is_that_of_a_run_without_lists():
     """Replicas: every list that became too small was replaced, no step was wrong."""
     atoms = spheres()
     starts = np.stack([atoms.positions, atoms.positions + 0.05])
-    config = replace(CONFIG, pressure=5.0, steps=60)
+    config = replace(CONFIG, pressure=5.0, steps=12, record_every=3, block_steps=12)
     first = run_md(with_lists(atoms), starts, config, progress=False)
     second = run_md(without_lists(atoms), starts, config, progress=False)
     lengths = np.cbrt(first.frames.volume / atoms.cell.volume)
-    assert lengths.min() < 0.95 and first.n_reallocations > 0
+    assert lengths.min() < 0.97 and first.n_reallocations > 0
     for name in ("positions", "cell", "pressure", "conserved_energy"):
         one, other = getattr(first.frames, name), getattr(second.frames, name)
         np.testing.assert_allclose(one, other, rtol=1e-7, atol=1e-7)
@@ -212,7 +213,7 @@ def test_a_box_that_shrinks_is_that_of_a_run_without_lists():
 @pytest.mark.usefixtures("quick_compilation")
 def test_two_halves_are_the_whole_while_the_reference_changes(tmp_path):
     atoms = spheres()
-    config = replace(CONFIG, pressure=5.0)
+    config = replace(CONFIG, pressure=5.0, steps=12, record_every=3, block_steps=6)
 
     def run(folder, steps):
         return run_md(
@@ -223,11 +224,11 @@ def test_two_halves_are_the_whole_while_the_reference_changes(tmp_path):
             progress=False,
         )
 
-    half = run("parts", 60)
-    parts, whole = run("parts", 120), run("whole", 120)
+    half = run("parts", 6)
+    parts, whole = run("parts", 12), run("whole", 12)
     assert half.n_reallocations > 0
-    np.testing.assert_array_equal(parts.frames.positions, whole.frames.positions[6:])
-    np.testing.assert_array_equal(parts.frames.cell, whole.frames.cell[6:])
+    np.testing.assert_array_equal(parts.frames.positions, whole.frames.positions[2:])
+    np.testing.assert_array_equal(parts.frames.cell, whole.frames.cell[2:])
     for a, b in zip(jax.tree.leaves(parts.state), jax.tree.leaves(whole.state), strict=True):
         np.testing.assert_array_equal(a, b)
     assert parts.n_reallocations == whole.n_reallocations
