@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,21 @@ import pytest
 from distill.potential import Potential
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# What was compiled once is found again by the tests that follow in this process, and by the scripts
+# that they start. Workers share no folder: entries are not written atomically.
+COMPILED = tempfile.mkdtemp(prefix="distill-tests-")
+for _name, _value in (
+    ("jax_compilation_cache_dir", COMPILED),
+    ("jax_persistent_cache_min_compile_time_secs", 0.2),
+):
+    jax.config.update(_name, _value)
+    os.environ[_name.upper()] = str(_value)
+
+
+def pytest_unconfigure() -> None:
+    """Remove what was compiled."""
+    shutil.rmtree(COMPILED, ignore_errors=True)
 
 
 @pytest.fixture

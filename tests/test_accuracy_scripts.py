@@ -22,6 +22,9 @@ from distill.training import TrainingConfig
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 MAE = "force_mae_mev_per_ang"
+TINY = "n_radial: 4, n_channels: 2, max_l: 1, n_triples: 0"
+"""Options of a student that compiles quickly."""
+
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -42,6 +45,7 @@ def test_train_and_evaluate(script, folder, monkeypatch, capsys):
     report_accuracy = script("report_accuracy")
     monkeypatch.chdir(folder)
     options = ["training.max_steps=40", "training.validation_every=20"]
+    options.append(f"student.options={{{TINY}}}")
     assert train.main(["--smoke", *options]) == 0
     run = folder / train.SMOKE_RUN
     for name in ("config.yaml", "split.json", "learning_curve.png", "student", "training"):
@@ -203,6 +207,10 @@ def test_study(script, folder, monkeypatch, capsys):
     train, study = script("train"), script("study")
     monkeypatch.chdir(folder)
     quick = ["train.training.max_steps=2", "train.training.validation_every=2"]
+    quick.append(f"train.student.options={{{TINY}}}")
+    quick.append(
+        f"variants={{small: {{student.options: {{{TINY}, hidden: [8]}}}}, few: {{n_train: 4}}}}"
+    )
     records = folder / "study.json"
     arguments = ["--smoke", *quick, f"record={records}", "case=sizes"]
     assert study.main(arguments) == 0

@@ -29,7 +29,7 @@ from distill.evaluation.kept_parts import KeptParts
 from distill.evaluation.nve_drift import nve_drift
 from distill.evaluation.report_page import Picture, Section, Table, to_html, to_markdown
 from distill.evaluation.stability_time import run_until_event, summarise_outcomes
-from distill.evaluation.verdict import Limits, conclude, make_checks
+from distill.evaluation.verdict import Check, Limits, conclude, make_checks
 from distill.simulation import MDConfig, SafetyConfig, Watch, run_md
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -256,7 +256,7 @@ GOOD = {
         "duration_ps": 10.0,
         "runs": [{"event": None, "time": 10.0, "temperature": 400.0}],
     },
-    "dynamics_checks": [],
+    "dynamics_checks": [Check("RDF of student and teacher", "≥ 0.98", "0.99", "pass")],
     "calibration": {"predicted": [0.01, 0.02], "observed": [0.011, 0.021]},
     "domain": {"outside": []},
     "speed": {"md_speedup": 5.0},

@@ -12,7 +12,7 @@ from builders import small_student
 
 from distill.kernels import KERNELS, reference
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 SLOTS = 5
 ROWS = [1, 63, 64, 65, 130]

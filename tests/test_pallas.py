@@ -35,7 +35,7 @@ def as_on_a_gpu() -> Any:
 
 
 def exported(student: Student, slots: list[int], dtype: Any) -> str:
-    """StableHLO for CUDA of 70 rows, in runs of three elements."""
+    """StableHLO for CUDA of 70 rows, in runs of two elements."""
     vectors, *rest = grouped_rows(slots, 70, static=True, dtype=dtype)
 
     def run(variables: Any, at: jax.Array) -> Any:
@@ -61,7 +61,7 @@ def test_lowers_for_cuda_without_a_gpu(options, dtype):
     assert "stablehlo.while" not in module and "callback" not in module
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "quick_compilation")
 def test_slots_without_groups_and_atoms_in_any_order():
     student = small_student(**SMALLEST)
     model = model_of(student, student.variables)
@@ -75,7 +75,7 @@ def test_slots_without_groups_and_atoms_in_any_order():
         assert_close(found, expected, 1e-12)
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "quick_compilation")
 def test_maps_over_systems_and_over_parameters():
     student = small_student(**SMALLEST)
     vectors, *rest = grouped_rows([3, 2, 4], 20, static=True)
@@ -89,7 +89,7 @@ def test_maps_over_systems_and_over_parameters():
     assert_close(both(pallas), both(reference), 1e-12)
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "quick_compilation")
 def test_a_network_without_hidden_layers_is_left_to_the_blocked_kernel():
     student = small_student(**{**SMALLEST, "hidden": ()})
     vectors, *rest = grouped_rows([3, 2, 4], 5, static=True)

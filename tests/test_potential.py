@@ -17,7 +17,7 @@ from distill.kernels import KERNELS, blocked
 from distill.neighbors import batch_graphs
 from distill.potential import Potential, evaluate, hessian_vector_product, local_potential
 
-pytestmark = pytest.mark.usefixtures("x64")
+pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
 CUTOFF, SIGMA, EPSILON = 4.0, 2.0, 0.2
 SKEW = np.array([[5.5, 0.0, 0.0], [1.5, 5.2, 0.0], [-1.1, 0.8, 5.4]])

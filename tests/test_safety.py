@@ -17,6 +17,8 @@ from distill.errors import SimulationError
 from distill.simulation import Frames, MDCheckpoints, MDConfig, SafetyConfig, Watch, run_md
 from distill.simulation.drift import Drift
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 IGNORED = dict.fromkeys(("contacts", "bonds", "temperature", "uncertainty", "drift"), "ignore")
 
 

@@ -189,7 +189,9 @@ class Watch:
             i, j = sorted(pairs[worst].tolist())
             faults.append(("contacts", f"atoms {i} and {j} were {lengths[worst]:.2f} Å apart"))
         if config.bonds != "ignore":
-            changed = self._bonded(pairs, lengths) ^ self._bonds[frames.walker[t, replica]]
+            # A single run may be one of several side by side, watched by itself.
+            walker = frames.walker[t, replica] if self._replicas else 0
+            changed = self._bonded(pairs, lengths) ^ self._bonds[walker]
             if changed:
                 atoms = sorted({i for pair in changed for i in pair})[:6]
                 faults.append(("bonds", f"bonds of atoms {atoms} had changed"))
