@@ -47,7 +47,7 @@ SMOKE = (
     "dynamics.md={ensemble: nvt_csvr, temperature: 100.0, steps: 200, record_every: 4, "
     "block_steps: 100}",
     "dynamics.replicas=2",
-    "dynamics.observables={rdf: true, vdos: true, rdf_interval: 4.0, vdos_window: 0.1}",
+    "dynamics.observables={rdf: true, vdos: true, start: 0.0, rdf_interval: 4.0, vdos_window: 0.1}",
     "speed_repeats=2",
     "output=runs/smoke/certificate",
 )
