@@ -98,6 +98,10 @@ class CertifyConfig:
         speed_repeats: timed runs of teacher and student.
         output: folder; results of finished parts are kept in it and used again.
         seed: of all draws.
+        record: JSON file to which the figures are added, see `simulation_records`.
+        curves: JSON file to which the curves of student and teacher are added, for plots.
+        case: name of what was run in the records.
+        subject: name of the student there; that of the bundle's folder by default.
     """
 
     bundle: Path = Path("runs/train/student")
@@ -116,3 +120,11 @@ class CertifyConfig:
     speed_repeats: int = 5
     output: Path = Path("runs/certificate")
     seed: int = 0
+    record: Path | None = None
+    curves: Path | None = None
+    case: str = ""
+    subject: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.record or self.curves) and not self.case:
+            raise ValueError("records and curves need a name of what is run: give case=NAME")

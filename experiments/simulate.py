@@ -9,7 +9,7 @@
 The same command goes on where a run was interrupted; with more `md.steps` it makes a finished run
 longer. The folder holds the trajectory (`run.extxyz`, one for each replica or temperature),
 `checkpoint.npz`, `config.yaml`, `summary.json`, and what was observed (`observables.json`, `.npz`
-and `.png`).
+and `.png`). With `record=docs/results/simulation.json case=...` the figures become records.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ from ase.build import molecule
 from ase.collections import g2
 
 from distill import teachers
+from distill.data import load
 from distill.errors import ConfigError, DatasetError, UnsupportedStructureError
 from distill.evaluation.domain import closest_seen, outside_domain
-from distill.evaluation.results import replace_text
+from distill.evaluation.results import record_figures, replace_text
 from distill.observables import Observables, ObservablesConfig
 from distill.potential import Potential
 from distill.simulation import (
@@ -53,7 +54,8 @@ from distill.students import load_bundle
 from distill.units import BOLTZMANN
 from observe import report_observed, save_results
 from quickstart import resolve_teacher
-from script import claim_folder, run_script
+from script import claim_folder, command_of, run_script
+from simulation_records import simulation_figures
 from simulation_summary import Totals, baths_of, report
 
 SMOKE = (
@@ -71,7 +73,8 @@ class SimulateConfig:
 
     Attributes:
         model: folder of a bundle, or a teacher (`fennol:ani1ccx`).
-        structure: file that ASE reads (its last frame), or the name of a molecule that ASE knows.
+        structure: file that ASE reads or dataset (`.h5`), of which the last frame is taken, or the
+            name of a molecule that ASE knows.
         repeat: the structure is repeated so many times along its cell vectors.
         replicas: runs side by side, each with its own velocities and noise; by default as many as
             `md.temperatures`, or one.
@@ -86,6 +89,9 @@ class SimulateConfig:
         skin: of the neighbour lists of students, Å.
         checkpoint_every: blocks.
         output: folder.
+        record: JSON file to which the figures are added, see `simulation_records`.
+        case: name of what was run in the records.
+        subject: name of the model there; `model` by default.
     """
 
     model: str
@@ -102,8 +108,13 @@ class SimulateConfig:
     skin: float = 0.5
     checkpoint_every: int = 10
     output: Path = Path("runs/simulation")
+    record: Path | None = None
+    case: str = ""
+    subject: str = ""
 
     def __post_init__(self) -> None:
+        if self.record is not None and not self.case:
+            raise ValueError("records need a name of what is run: give case=NAME")
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
         if self.replicas is not None and self.replicas < 1:
@@ -192,6 +203,7 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
         "seconds": time.perf_counter() - begun,
         **totals.summary(baths_of(config.md)),
         "findings": [*outside, *watch.findings],
+        "faults": [{"kind": kind, "replica": replica} for kind, replica in watch.found],
         "reallocations": result.n_reallocations,
     }
     if isinstance(result.state, ExchangeState):
@@ -199,6 +211,9 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
     replace_text(config.output / "summary.json", json.dumps(summary, indent=2) + "\n")
     observed = observables.results()
     save_results(config.output, observed, config.observables)
+    if config.record is not None:
+        figures = simulation_figures(summary, config.case, config.subject or config.model)
+        record_figures(figures, config.record, command_of("simulate", config))
     report(summary, config.output, config.md)
     report_observed(observed)
     return summary
@@ -206,7 +221,10 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
 
 def read_structure(config: SimulateConfig) -> Atoms:
     """The start; raises DatasetError where it is no structure."""
-    if Path(config.structure).is_file():
+    if Path(config.structure).suffix == ".h5":
+        dataset = load(Path(config.structure))
+        atoms = dataset.structure(len(dataset) - 1)
+    elif Path(config.structure).is_file():
         try:
             atoms = ase.io.read(config.structure, index=-1)
         except Exception as error:  # every reader of ASE has its own errors
@@ -275,6 +293,9 @@ def claim(config: SimulateConfig) -> None:
             safety=config.safety,
             domain=config.domain,
             checkpoint_every=config.checkpoint_every,
+            record=config.record,
+            case=config.case,
+            subject=config.subject,
         )
 
     claim_folder(config, with_what_may_change)

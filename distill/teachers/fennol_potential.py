@@ -1,4 +1,4 @@
-"""MD potentials of FeNNol models: lists, forces, and the virial in any cell covered by the lists."""
+"""MD potentials of FeNNol models: lists, forces, and the virial in any cell the lists cover."""
 
 from __future__ import annotations
 
