@@ -62,7 +62,9 @@ class DynamicsConfig:
 
     Attributes:
         md: the runs of both; a constant-pressure ensemble measures the density too.
-        replicas: side by side in each of the three runs (one for a teacher outside JAX).
+        replicas: side by side in each of the three runs.
+        teacher_replicas: those of the teacher, where they are to be fewer; always one for a teacher
+            outside JAX.
         observables: what is measured in them.
     """
 
@@ -76,6 +78,7 @@ class DynamicsConfig:
         )
     )
     replicas: int = 4
+    teacher_replicas: int | None = None
     observables: ObservablesConfig = field(
         default_factory=lambda: ObservablesConfig(rdf=True, msd=True, vdos=True, start=5.0)
     )

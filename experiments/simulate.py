@@ -22,16 +22,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import ase.io
 import ase.units
 import jax
 import numpy as np
 from ase import Atoms
-from ase.build import molecule
-from ase.collections import g2
 
 from distill import teachers
-from distill.data import load
 from distill.errors import ConfigError, DatasetError, UnsupportedStructureError
 from distill.evaluation.domain import closest_seen, outside_domain
 from distill.evaluation.results import record_figures, replace_text
@@ -56,6 +52,7 @@ from observe import report_observed, save_results
 from quickstart import resolve_teacher
 from script import claim_folder, command_of, run_script
 from simulation_records import simulation_figures
+from simulation_start import read_start
 from simulation_summary import Totals, baths_of, report
 
 SMOKE = (
@@ -146,7 +143,7 @@ def run(config: SimulateConfig) -> dict[str, Any]:
 
 
 def _run(config: SimulateConfig) -> dict[str, Any]:
-    atoms = read_structure(config)
+    atoms = read_start(config.structure).repeat(config.repeat)
     observables = Observables(
         atoms,
         config.observables,
@@ -155,7 +152,7 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
         pooled=not (config.md.temperatures or config.md.pressures),
     )
     potential, reference, model, domain = find_model(config, atoms)
-    outside = check_start(atoms, domain, config)
+    outside = [] if config.domain == "ignore" else outside_training(atoms, domain, config)
     claim(config)
     positions, velocities = atoms.positions, None
     if config.velocities == "file":
@@ -219,32 +216,15 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
     return summary
 
 
-def read_structure(config: SimulateConfig) -> Atoms:
-    """The start; raises DatasetError where it is no structure."""
-    if Path(config.structure).suffix == ".h5":
-        dataset = load(Path(config.structure))
-        atoms = dataset.structure(len(dataset) - 1)
-    elif Path(config.structure).is_file():
-        try:
-            atoms = ase.io.read(config.structure, index=-1)
-        except Exception as error:  # every reader of ASE has its own errors
-            raise DatasetError(f"{config.structure} cannot be read by ASE: {error}") from error
-    elif config.structure in g2.names:
-        atoms = molecule(config.structure)
-    else:
-        raise DatasetError(f"{config.structure} is neither a file nor a molecule that ASE knows")
-    if not len(atoms):
-        raise DatasetError(f"{config.structure} holds no atoms")
-    return atoms.repeat(config.repeat)
-
-
-def check_start(atoms: Atoms, domain: dict[str, Any] | None, config: SimulateConfig) -> list[str]:
+def outside_training(
+    atoms: Atoms, domain: dict[str, Any] | None, config: SimulateConfig
+) -> list[str]:
     """What of the start lies outside the training data; warned of, or refused if so chosen.
 
     Raises:
         UnsupportedStructureError: something does, and `domain=refuse`.
     """
-    if domain is None or config.domain == "ignore":
+    if domain is None:
         return []
     factor = config.safety.contact_factor
     outside = [f"the start: {told}" for told in outside_domain(atoms, domain, factor)]

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from distill.config import load_config
 from distill.errors import DistillError
 from distill.evaluation.results import read_records
 
@@ -136,3 +137,13 @@ def test_the_page_shows_what_was_recorded(script):
     tables = report.tables(records, [])
     del tables["curves"]  # made of other files
     assert script("report_results").fill(page, tables) == page
+
+
+def test_settings_of_the_runs_are_valid(script):
+    folder = ROOT / "experiments" / "configs" / "water_ani"
+    for name, settings in (("simulate", "SimulateConfig"), ("certify", "CertifyConfig")):
+        paths = sorted(folder.glob(f"{name}_*.yaml"))
+        assert paths
+        for path in paths:
+            config = load_config(getattr(script(name), settings), path)
+            assert config.record == Path("docs/results/simulation.json") and config.case
