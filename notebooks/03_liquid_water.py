@@ -213,7 +213,7 @@ axes[0, 0].legend()
 npt = {
     "ensemble": "npt_scr",
     "thermostat_time": 200.0,
-    "barostat_time": 200.0,
+    "barostat_time": 20_000.0 if SMOKE else 200.0,
     "pressure": 1e-4,
 }
 wanted = ObservablesConfig(start=start)
