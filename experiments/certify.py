@@ -5,7 +5,8 @@
     python experiments/certify.py --smoke
 
 Writes `certificate.md`, `certificate.html` (one file, plots inside) and `certificate.json`. The
-same command goes on after the last finished part. `evaluate.py` compares students by their
+same command goes on after the last finished part; with `record=docs/results/simulation.json
+case=...` its figures become records. `evaluate.py` compares students by their
 errors; this script judges one, mostly by simulations.
 """
 
@@ -29,9 +30,10 @@ from distill.evaluation.certificate_plots import save_certificate_plots
 from distill.evaluation.dynamics import compare_curves, dynamics_checks
 from distill.evaluation.environment import describe_environment
 from distill.evaluation.report_page import to_html, to_markdown
-from distill.evaluation.results import replace_text
+from distill.evaluation.results import record_figures, replace_text
 from distill.evaluation.verdict import conclude, make_checks
-from script import run_script
+from script import command_of, run_script
+from simulation_records import add_curves, certificate_figures
 
 FORMAT_VERSION = 2
 MAY_BREAK = ("nve", "dynamics")
@@ -89,11 +91,24 @@ def run(config: CertifyConfig) -> dict[str, Any]:
     for name, write in (("md", to_markdown), ("html", to_html)):
         page = write(certificate["title"], sections)
         replace_text(config.output / f"certificate.{name}", page)
+    publish(config, certificate)
     print(certificate["verdict"]["sentence"])
     for check in certificate["checks"]:
         print(f"  {check['status']:<14} {check['name']:<44} {check['value']}")
     print(f"  {config.output / 'certificate.html'}")
     return certificate
+
+
+def publish(config: CertifyConfig, certificate: dict[str, Any]) -> None:
+    """Add the figures to the records and the curves to their file, where that is asked for."""
+    subject = config.subject or config.bundle.name
+    if config.record is not None:
+        teacher = config.teacher or str(certificate["provenance"]["teacher"])
+        figures = certificate_figures(certificate, config.case, subject, teacher)
+        record_figures(figures, config.record, command_of("certify", config))
+    dynamics = certificate["results"].get("dynamics") or {}
+    if config.curves is not None and "student" in dynamics:
+        add_curves(dynamics, config.curves, config.case)
 
 
 def _unless_broken(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -62,7 +62,9 @@ class DynamicsConfig:
 
     Attributes:
         md: the runs of both; a constant-pressure ensemble measures the density too.
-        replicas: side by side in each of the three runs (one for a teacher outside JAX).
+        replicas: side by side in each of the three runs.
+        teacher_replicas: those of the teacher, where they are to be fewer; always one for a teacher
+            outside JAX.
         observables: what is measured in them.
     """
 
@@ -76,6 +78,7 @@ class DynamicsConfig:
         )
     )
     replicas: int = 4
+    teacher_replicas: int | None = None
     observables: ObservablesConfig = field(
         default_factory=lambda: ObservablesConfig(rdf=True, msd=True, vdos=True, start=5.0)
     )
@@ -98,6 +101,10 @@ class CertifyConfig:
         speed_repeats: timed runs of teacher and student.
         output: folder; results of finished parts are kept in it and used again.
         seed: of all draws.
+        record: JSON file to which the figures are added, see `simulation_records`.
+        curves: JSON file to which the curves of student and teacher are added, for plots.
+        case: name of what was run in the records.
+        subject: name of the student there; that of the bundle's folder by default.
     """
 
     bundle: Path = Path("runs/train/student")
@@ -116,3 +123,11 @@ class CertifyConfig:
     speed_repeats: int = 5
     output: Path = Path("runs/certificate")
     seed: int = 0
+    record: Path | None = None
+    curves: Path | None = None
+    case: str = ""
+    subject: str = ""
+
+    def __post_init__(self) -> None:
+        if (self.record or self.curves) and not self.case:
+            raise ValueError("records and curves need a name of what is run: give case=NAME")

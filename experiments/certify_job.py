@@ -167,7 +167,7 @@ class Job:
         """Three runs of the same conditions: student, teacher, teacher with another seed."""
         chosen = self.config.dynamics
         in_jax = self.teacher.info.kind == "fennol"
-        replicas = chosen.replicas if in_jax else 1
+        replicas = (chosen.teacher_replicas or chosen.replicas) if in_jax else 1
 
         def teacher_run(md: MDConfig, name: str) -> dict[str, Any]:
             if in_jax:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Iterable
+from dataclasses import MISSING, Field, fields
 from typing import Any
 
 import yaml
@@ -35,10 +36,16 @@ def run_script(
 
 def command_of(script: str, config: Any) -> str:
     """The command that runs a script with this configuration, for the records."""
-    defaults = config_to_dict(type(config)())
-    changed = {k: v for k, v in config_to_dict(config).items() if v != defaults[k]}
+    values = config_to_dict(config)
+    required = [f.name for f in fields(config) if _has_no_default(f)]
+    defaults = config_to_dict(type(config)(**{name: getattr(config, name) for name in required}))
+    changed = {k: v for k, v in values.items() if k in required or v != defaults[k]}
     words = [f"{key}={_flow(value)}" for key, value in changed.items()]
     return shlex.join(["python", f"experiments/{script}.py", *words])
+
+
+def _has_no_default(field: Field[Any]) -> bool:
+    return field.default is MISSING and field.default_factory is MISSING
 
 
 def _flow(value: Any) -> str:

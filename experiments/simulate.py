@@ -9,7 +9,7 @@
 The same command goes on where a run was interrupted; with more `md.steps` it makes a finished run
 longer. The folder holds the trajectory (`run.extxyz`, one for each replica or temperature),
 `checkpoint.npz`, `config.yaml`, `summary.json`, and what was observed (`observables.json`, `.npz`
-and `.png`).
+and `.png`). With `record=docs/results/simulation.json case=...` the figures become records.
 """
 
 from __future__ import annotations
@@ -22,18 +22,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-import ase.io
 import ase.units
 import jax
 import numpy as np
 from ase import Atoms
-from ase.build import molecule
-from ase.collections import g2
 
 from distill import teachers
 from distill.errors import ConfigError, DatasetError, UnsupportedStructureError
 from distill.evaluation.domain import closest_seen, outside_domain
-from distill.evaluation.results import replace_text
+from distill.evaluation.results import record_figures, replace_text
 from distill.observables import Observables, ObservablesConfig
 from distill.potential import Potential
 from distill.simulation import (
@@ -53,7 +50,9 @@ from distill.students import load_bundle
 from distill.units import BOLTZMANN
 from observe import report_observed, save_results
 from quickstart import resolve_teacher
-from script import claim_folder, run_script
+from script import claim_folder, command_of, run_script
+from simulation_records import simulation_figures
+from simulation_start import read_start
 from simulation_summary import Totals, baths_of, report
 
 SMOKE = (
@@ -71,7 +70,8 @@ class SimulateConfig:
 
     Attributes:
         model: folder of a bundle, or a teacher (`fennol:ani1ccx`).
-        structure: file that ASE reads (its last frame), or the name of a molecule that ASE knows.
+        structure: file that ASE reads or dataset (`.h5`), of which the last frame is taken, or the
+            name of a molecule that ASE knows.
         repeat: the structure is repeated so many times along its cell vectors.
         replicas: runs side by side, each with its own velocities and noise; by default as many as
             `md.temperatures`, or one.
@@ -86,6 +86,9 @@ class SimulateConfig:
         skin: of the neighbour lists of students, Å.
         checkpoint_every: blocks.
         output: folder.
+        record: JSON file to which the figures are added, see `simulation_records`.
+        case: name of what was run in the records.
+        subject: name of the model there; `model` by default.
     """
 
     model: str
@@ -102,8 +105,13 @@ class SimulateConfig:
     skin: float = 0.5
     checkpoint_every: int = 10
     output: Path = Path("runs/simulation")
+    record: Path | None = None
+    case: str = ""
+    subject: str = ""
 
     def __post_init__(self) -> None:
+        if self.record is not None and not self.case:
+            raise ValueError("records need a name of what is run: give case=NAME")
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
         if self.replicas is not None and self.replicas < 1:
@@ -135,7 +143,7 @@ def run(config: SimulateConfig) -> dict[str, Any]:
 
 
 def _run(config: SimulateConfig) -> dict[str, Any]:
-    atoms = read_structure(config)
+    atoms = read_start(config.structure).repeat(config.repeat)
     observables = Observables(
         atoms,
         config.observables,
@@ -144,7 +152,7 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
         pooled=not (config.md.temperatures or config.md.pressures),
     )
     potential, reference, model, domain = find_model(config, atoms)
-    outside = check_start(atoms, domain, config)
+    outside = [] if config.domain == "ignore" else outside_training(atoms, domain, config)
     claim(config)
     positions, velocities = atoms.positions, None
     if config.velocities == "file":
@@ -192,6 +200,7 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
         "seconds": time.perf_counter() - begun,
         **totals.summary(baths_of(config.md)),
         "findings": [*outside, *watch.findings],
+        "faults": [{"kind": kind, "replica": replica} for kind, replica in watch.found],
         "reallocations": result.n_reallocations,
     }
     if isinstance(result.state, ExchangeState):
@@ -199,34 +208,23 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
     replace_text(config.output / "summary.json", json.dumps(summary, indent=2) + "\n")
     observed = observables.results()
     save_results(config.output, observed, config.observables)
+    if config.record is not None:
+        figures = simulation_figures(summary, config.case, config.subject or config.model)
+        record_figures(figures, config.record, command_of("simulate", config))
     report(summary, config.output, config.md)
     report_observed(observed)
     return summary
 
 
-def read_structure(config: SimulateConfig) -> Atoms:
-    """The start; raises DatasetError where it is no structure."""
-    if Path(config.structure).is_file():
-        try:
-            atoms = ase.io.read(config.structure, index=-1)
-        except Exception as error:  # every reader of ASE has its own errors
-            raise DatasetError(f"{config.structure} cannot be read by ASE: {error}") from error
-    elif config.structure in g2.names:
-        atoms = molecule(config.structure)
-    else:
-        raise DatasetError(f"{config.structure} is neither a file nor a molecule that ASE knows")
-    if not len(atoms):
-        raise DatasetError(f"{config.structure} holds no atoms")
-    return atoms.repeat(config.repeat)
-
-
-def check_start(atoms: Atoms, domain: dict[str, Any] | None, config: SimulateConfig) -> list[str]:
+def outside_training(
+    atoms: Atoms, domain: dict[str, Any] | None, config: SimulateConfig
+) -> list[str]:
     """What of the start lies outside the training data; warned of, or refused if so chosen.
 
     Raises:
         UnsupportedStructureError: something does, and `domain=refuse`.
     """
-    if domain is None or config.domain == "ignore":
+    if domain is None:
         return []
     factor = config.safety.contact_factor
     outside = [f"the start: {told}" for told in outside_domain(atoms, domain, factor)]
@@ -275,6 +273,9 @@ def claim(config: SimulateConfig) -> None:
             safety=config.safety,
             domain=config.domain,
             checkpoint_every=config.checkpoint_every,
+            record=config.record,
+            case=config.case,
+            subject=config.subject,
         )
 
     claim_folder(config, with_what_may_change)

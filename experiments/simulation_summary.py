@@ -54,7 +54,8 @@ class Totals:
     def summary(self, baths: Sequence[Mapping[str, float]] = ()) -> dict[str, Any]:
         """Figures by name with their units; None for what is not known.
 
-        With `baths`, one for each replica, there are figures of each beside what tells its bath.
+        `replicas` has those of each. With `baths`, one for each replica, there are figures of each
+        beside what tells its bath.
         """
         slope, _ = self._drift.slopes()
         worst = slope[np.argmax(np.abs(slope))]
@@ -62,9 +63,14 @@ class Totals:
         if baths:
             own = zip(baths, self._sums, strict=True)
             means = {"baths": [{**bath, **_means(sums)} for bath, sums in own]}
+        each = [
+            {**_means(sums), "drift_mev_per_atom_ps": _known(own)}
+            for sums, own in zip(self._sums, slope.tolist(), strict=True)
+        ]
         return {
             "frames": int(self._sums[:, 0].sum()),
             **means,
+            "replicas": each,
             "drift_mev_per_atom_ps": float(worst) if np.isfinite(worst) else None,
             "largest_uncertainty_ev_per_ang": self._largest if self._largest >= 0 else None,
         }

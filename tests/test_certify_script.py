@@ -14,6 +14,7 @@ from ase.build import molecule
 
 from distill.data import Dataset, Labels, save
 from distill.evaluation.domain import training_domain
+from distill.evaluation.results import read_records
 from distill.sampling import rattle
 from distill.students import (
     StudentSpec,
@@ -63,7 +64,8 @@ def case(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 def test_smoke_again_and_in_parts(certify, case, tmp_path, demo_teacher_path, capsys):
     output = tmp_path / "certificate"
     arguments = ["--smoke", *case, f"teacher=fennol:{demo_teacher_path}", f"output={output}"]
-    assert certify.main(arguments) == 0
+    published = [f"record={tmp_path / 'a.json'}", f"curves={tmp_path / 'a_curves.json'}", "case=c"]
+    assert certify.main([*arguments, *published, "subject=s"]) == 0
     certificate = json.loads((output / "certificate.json").read_text())
     checks = {check["name"]: check for check in certificate["checks"]}
     assert certificate["verdict"]["passed"] is False
@@ -79,6 +81,14 @@ def test_smoke_again_and_in_parts(certify, case, tmp_path, demo_teacher_path, ca
     for name in ("accuracy", "nve", "stability", "calibration", "rdf", "vdos"):
         assert (output / f"{name}.png").stat().st_size > 3000
     assert html.count("data:image/png;base64,") == 6
+    records = {(r["subject"], r["metric"]): r for r in read_records(tmp_path / "a.json")}
+    drift, row = records["s", "NVE drift"], certificate["overlaps"][0]
+    assert drift["value"] == certificate["results"]["nve"]["drift_mev_per_atom_per_ns"]
+    assert drift["unit"] == "meV/atom/ns" and "case=c" in drift["command"]
+    assert records["s", f"overlap, {row['curve']}"]["value"] == pytest.approx(row["overlap"])
+    assert records["s", "runs with an unphysical event"]["value"] in (0, 1, 2)
+    curves = json.loads((tmp_path / "a_curves.json").read_text())["c"]
+    assert len(curves["rdf H-O"]["teacher"]["mean"]) == len(curves["rdf H-O"]["x"])
     page = (output / "certificate.md").read_text()
     for title in ("Verdict", "Stability", "Domain of validity", "Speed", "Provenance"):
         assert f"## {title}" in page
@@ -112,6 +122,12 @@ def test_unknown_held_out_trajectories(test, message, certify, case, tmp_path, c
     arguments = [*case, f"split={tmp_path / 'split.json'}", f"output={tmp_path / 'out'}"]
     assert certify.main(arguments) == 1
     assert message in capsys.readouterr().err
+
+
+def test_records_need_a_case(certify, case, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        certify.main([*case, f"record={tmp_path / 'a.json'}"])
+    assert "give case=NAME" in capsys.readouterr().err
 
 
 def test_another_teacher_is_refused(certify, case, tmp_path, demo_teacher_path, capsys):

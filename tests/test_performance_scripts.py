@@ -38,6 +38,8 @@ def test_benchmark_profile_and_report(script, tmp_path, monkeypatch, capsys, qui
     assert "NOT PINNED" in shown and "not equilibrated" in shown
     assert script("profile_md").main(["--smoke", output]) == 0
     shown = capsys.readouterr().out
+    loop = script("benchmark_loop")
+    assert loop.main(["--smoke", output]) == 0
     records = read_records(tmp_path / "performance.json")
     found = {(r["case"], r["metric"]): r for r in records}
     cost = found["48 atoms of water, nve, float32", "MD cost"]
@@ -46,6 +48,12 @@ def test_benchmark_profile_and_report(script, tmp_path, monkeypatch, capsys, qui
     assert "'sizes=[48]'" in cost["command"]
     aggregate = found["2 replicas of 24 atoms", script("report_performance").AGGREGATE]
     assert aggregate["unit"] == "x" and aggregate["value"] > 0
+    whole, bare, ratio = (
+        found["48 atoms of water, nve, float32", metric]["value"]
+        for metric in (loop.LOOP, loop.BARE, loop.RATIO)
+    )
+    # Medians of one timed block are its values.
+    assert whole > 0 and ratio == pytest.approx(whole / bare, rel=1e-3)
     parts = "48 atoms of water, parts of a step"
     for part in ("displacement gather", "kernel", "force assembly", "list rebuild", "whole step"):
         assert found[parts, part]["value"] > 0 and part in shown

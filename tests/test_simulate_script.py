@@ -14,6 +14,7 @@ from builders import small_student, triclinic_cell
 
 from distill.data import Dataset
 from distill.evaluation.domain import training_domain
+from distill.evaluation.results import read_records
 from distill.students import save_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -136,6 +137,9 @@ def test_npt_tells_density_and_pressure(simulate, bundle, tmp_path, capsys):
         f"output={tmp_path / 'run'}",
         "safety={contacts: ignore, temperature: ignore, drift: ignore}",
         "md={ensemble: npt_scr, timestep: 0.1, record_every: 5, block_steps: 10, steps: 10}",
+        f"record={tmp_path / 'records.json'}",
+        "case=tiny, npt",
+        "subject=s",
     ]
     assert simulate.main(arguments) == 0
     assert "g/cm³ at" in capsys.readouterr().out
@@ -148,6 +152,12 @@ def test_npt_tells_density_and_pressure(simulate, bundle, tmp_path, capsys):
     density = np.mean([grams / (volume * 1e-24) for volume in volumes])
     assert summary["density_g_per_cm3"] == pytest.approx(density, rel=1e-6)
     assert np.isfinite(summary["pressure_gpa"])
+    records = {r["metric"]: r for r in read_records(tmp_path / "records.json")}
+    assert records["density"]["value"] == pytest.approx(density, rel=1e-6)
+    assert records["runs with an unphysical event"]["value"] == 0
+    assert records["length of each run"]["value"] == pytest.approx(1e-3)
+    assert records["pressure"]["subject"] == "s" and records["pressure"]["case"] == "tiny, npt"
+    assert f"model={bundle}" in records["pressure"]["command"]
 
 
 @pytest.mark.parametrize(

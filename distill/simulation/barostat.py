@@ -79,15 +79,16 @@ def internal_pressure(
 
 def require_barostat(potential: Potential) -> None:
     """Raises UnsupportedStructureError where a pressure or a cell that moves is not defined."""
-    if potential.evaluate is None or potential.with_cell is None:
-        raise UnsupportedStructureError(
-            "ensemble npt_scr needs a potential that gives a virial in any cell: a student does, "
-            "this potential does not; use an ensemble of fixed volume or a student"
-        )
     if not potential.pbc.all():
         raise UnsupportedStructureError(
             "ensemble npt_scr needs a cell that is periodic in all three directions, not "
             f"pbc={potential.pbc.tolist()}; use an ensemble of fixed volume"
+        )
+    if potential.evaluate is None or potential.with_cell is None:
+        raise UnsupportedStructureError(
+            "ensemble npt_scr needs a potential that gives a virial in any cell: students and "
+            "FeNNol teachers do, this potential (a teacher outside JAX) does not; use one of "
+            "those, or an ensemble of fixed volume"
         )
 
 

@@ -127,9 +127,14 @@ class Watch:
             self.rewind(before)  # the block that failed is not part of the run
             raise
 
+    @property
+    def found(self) -> list[tuple[str, int]]:
+        """Kinds of faults seen (as of `SafetyConfig`) with the replicas, each once, sorted."""
+        return sorted(self._found)
+
     def mark(self) -> dict[str, Any]:
         """See `Follower`."""
-        found = sorted([kind, replica] for kind, replica in self._found)
+        found = [[kind, replica] for kind, replica in self.found]
         return {"findings": list(self.findings), "found": found, "drift": self._drift.mark()}
 
     def rewind(self, mark: dict[str, Any]) -> None:

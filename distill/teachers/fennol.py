@@ -21,9 +21,10 @@ from distill.neighbors.cell import heights
 from distill.potential import Potential
 from distill.teachers._fennol_model import fennol_version, load_members
 from distill.teachers.base import HessianProduct, TeacherInfo, check_structures
-from distill.teachers.fennol_energy import FennolEnergy, FennolLists, minimum_image_holds
+from distill.teachers.fennol_energy import FennolEnergy, minimum_image_holds
 from distill.teachers.fennol_hessian import FennolHessian
 from distill.teachers.fennol_labels import make_label_function
+from distill.teachers.fennol_potential import fennol_potential
 from distill.teachers.hessian import directions_of, numerical_hvp, product_of
 
 MAX_GROWTHS = 8
@@ -116,42 +117,10 @@ class FennolTeacher:
         """MD potential for `distill.simulation`, its lists rebuilt at every step.
 
         FeNNol enumerates all pairs, so a skin saves little for the sizes it is used at.
-        Energies are interaction energies (no self energies).
+        Energies are interaction energies (no self energies); there are none of single atoms, so
+        that `Evaluation.per_atom_energy` is NaN. Periodic systems may be run in NPT.
         """
-        function = self.energy_function(atoms)
-        cell = jnp.asarray(atoms.cell.array, self.dtype) if function.periodic else None
-
-        @jax.jit
-        def build(positions: jax.Array, empty: FennolLists) -> FennolLists:
-            return replace(function, state=empty.state).lists(positions, cell)
-
-        def allocate(positions: jax.Array, previous: FennolLists | None = None) -> FennolLists:
-            positions = jnp.asarray(positions, self.dtype)
-            state = function.state if previous is None else previous.state
-            lists = build(positions, FennolLists({}, jnp.zeros((), bool), state))
-            if previous is not None or bool(lists.overflow):
-                enlarge = previous is not None and bool(previous.overflow)
-                state = self.model.allocate(function.inputs(positions, cell), state, enlarge)
-                lists = build(positions, FennolLists({}, jnp.zeros((), bool), state))
-            return lists
-
-        def update(lists: FennolLists, positions: jax.Array) -> FennolLists:
-            new = replace(function, state=lists.state).lists(positions, cell)
-            return replace(new, overflow=new.overflow | lists.overflow)
-
-        def energy(positions: jax.Array, lists: FennolLists) -> jax.Array:
-            return function.member_energies(positions, lists, cell).mean()
-
-        return Potential.from_energy(
-            energy,
-            allocate=allocate,
-            update=update,
-            overflow=lambda lists, positions: lists.overflow,
-            numbers=atoms.numbers,
-            dtype=self.dtype,
-            cell=atoms.cell.array.copy(),
-            pbc=atoms.pbc.copy(),
-        )
+        return fennol_potential(self.energy_function, atoms, self.dtype)
 
     def hvp(self, structure: Atoms, direction: np.ndarray) -> HessianProduct:
         """Second derivatives of the energy of `structure` times `direction`.
