@@ -13,6 +13,7 @@ from ase import Atoms
 
 from certify_config import CertifyConfig
 from distill import teachers
+from distill.calculators import TeacherCalculator
 from distill.data import Dataset, load
 from distill.errors import ConfigError
 from distill.evaluation import compare_md_speed, measure_accuracy
@@ -187,7 +188,8 @@ class Job:
                     description=name,
                 )
             measured = Observables(self.atoms, chosen.observables, md.timestep * md.record_every)
-            run_with_ase(self.teacher, self.atoms, md, measured, seed=md.seed, description=name)
+            calculator = TeacherCalculator(self.teacher)
+            run_with_ase(calculator, self.atoms, md, measured, seed=md.seed, description=name)
             return record_of(measured.results()[0])
 
         def student_run(md: MDConfig, name: str) -> dict[str, Any]:

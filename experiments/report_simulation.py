@@ -15,6 +15,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from benchmark_loop import BARE, LOOP, RATIO
+from compare_npt import AGREEMENT
 from distill.evaluation.plots import BLUE, GREY
 from distill.evaluation.results import read_records, replace_text
 from report_results import DOCS, digits, fill, origin
@@ -116,7 +117,7 @@ def bulk_table(records: list[Record]) -> str:
         r
         for r in records
         if r["metric"].startswith(DIFFUSION)
-        or r["metric"] == DEVIATION
+        or r["metric"] in (DEVIATION, AGREEMENT)
         or (r["metric"] == DENSITY and any(is_compared(r, other) for other in records))
     ]
     rows = [[r["metric"], f"{error(r)} {r['unit']}"] for r in chosen]
@@ -124,8 +125,9 @@ def bulk_table(records: list[Record]) -> str:
 
 
 def is_compared(density: Record, other: Record) -> bool:
-    """Whether `density` belongs to a comparison with a teacher."""
-    return other["metric"] == DEVIATION and other["case"] == density["case"]
+    """Whether `density` belongs to a comparison, with a teacher or of two programs."""
+    same, longer = other["case"] == density["case"], density["case"].startswith(other["case"])
+    return (other["metric"] == DEVIATION and same) or (other["metric"] == AGREEMENT and longer)
 
 
 def loop_table(records: list[Record]) -> str:

@@ -9,6 +9,7 @@ import pytest
 from ase import Atoms
 from morse_teacher import LENGTH, morse
 
+from distill.calculators import TeacherCalculator
 from distill.data import Labels
 from distill.errors import ConfigError
 from distill.evaluation.dynamics import compare_curves, dynamics_checks, overlap_check, record_of
@@ -108,7 +109,7 @@ def test_ase_runs_conserve_energy_and_are_measured():
     atoms = Atoms("N2", positions=[[0, 0, 0], [0, 0, LENGTH]])
     config = MDConfig(timestep=1.0, temperature=200.0, steps=400, record_every=4, block_steps=400)
     frames: list[Any] = []
-    run_with_ase(PairTeacher(), atoms, config, frames.append, progress=False)
+    run_with_ase(TeacherCalculator(PairTeacher()), atoms, config, frames.append, progress=False)
     total = np.array([f.total_energy[0, 0] for f in frames])
     times = [f.time[0] for f in frames]
     assert len(frames) == 100 and times[-1] == 400.0
@@ -128,4 +129,4 @@ def test_ase_runs_conserve_energy_and_are_measured():
     assert abs(curve["x"][int(np.argmax(density))] - LENGTH) < 0.2
     with pytest.raises(ConfigError, match="which has no nvt_nose_hoover here"):
         hoover = MDConfig(ensemble="nvt_nose_hoover")
-        run_with_ase(PairTeacher(), atoms, hoover, frames.append, progress=False)
+        run_with_ase(TeacherCalculator(PairTeacher()), atoms, hoover, frames.append, progress=False)

@@ -61,6 +61,36 @@ def test_kinetic_energy_is_canonical(ensemble, toy_potential):
         assert abs(values.mean() - expected) < 4 * error
     sample = in_units[::10].ravel()
     assert scipy.stats.kstest(sample, scipy.stats.gamma(10.5).cdf).pvalue > 1e-3
+    # Equipartition: light and heavy atoms have the same share, less that of the centre of mass.
+    mass = atomic_masses[NUMBERS] * AMU
+    velocities = frames.velocities[20:]
+    velocities = velocities - np.einsum("n,trna->tra", mass / mass.sum(), velocities)[:, :, None]
+    share = (0.5 * mass[:, None] * velocities**2).sum(-1) / (KB * temperature)
+    of_atoms = share.mean(0)  # [R, n]
+    error = of_atoms.std(0, ddof=1) / np.sqrt(replicas)
+    assert (np.abs(of_atoms.mean(0) - 1.5 * (1 - mass / mass.sum())) < 4.5 * error).all()
+
+
+def test_energy_of_a_harmonic_crystal_fluctuates_as_theory_says(toy_potential):
+    """21 vibrations: potential energy of a gamma distribution of 21 / 2, total energy of 21."""
+    temperature, replicas = 250.0, 600
+
+    def harmonic(positions: jax.Array) -> jax.Array:
+        moved = positions - CORNERS
+        relative = moved - moved.mean(0)
+        return 0.5 * (relative**2 * jnp.asarray([1.0, 2.0, 4.0])).sum()
+
+    potential = toy_potential(harmonic, NUMBERS, np.float64)
+    config = MDConfig("nvt_langevin", 4.0, temperature, 0.02, 400, 400, 400, seed=5)
+    starts = np.tile(CORNERS, (replicas, 1, 1))
+    frames = run_md(potential, starts, config, progress=False).frames
+    vibration = frames.potential_energy[-1] / (KB * temperature)
+    internal = vibration + 0.5 * 21 * frames.temperature[-1] / temperature
+    for values, shape in ((vibration, 10.5), (internal, 21.0)):
+        assert abs(values.mean() / shape - 1) < 4 / np.sqrt(shape * replicas)
+        # The variance of a sample has a relative deviation of sqrt((2 + 6 / shape) / replicas).
+        assert abs(values.var(ddof=1) / shape - 1) < 4 * np.sqrt((2 + 6 / shape) / replicas)
+        assert scipy.stats.kstest(values, scipy.stats.gamma(shape).cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("ensemble", FIXED)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import ClassVar
 
 import ase.units
 import jax
@@ -11,9 +12,12 @@ import numpy as np
 import pytest
 import scipy.stats
 from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+from ase.stress import full_3x3_to_voigt_6_stress
 from builders import frames_of
 
 from distill.errors import SimulationError, UnsupportedStructureError
+from distill.evaluation.teacher_ase import run_with_ase
 from distill.potential import Evaluation, Potential, local_potential
 from distill.simulation import MDCheckpoints, MDConfig, SafetyConfig, Watch, run_md
 from distill.simulation.barostat import scr_step
@@ -278,6 +282,48 @@ def test_two_pressures_have_the_ratio_of_theory():
     spread = np.std([slope(rng.integers(0, replicas, replicas)) for _ in range(50)])
     assert spread < 0.1 * expected
     assert abs(slope(np.arange(replicas)) - expected) < 4 * spread
+
+
+class AllImages(Calculator):
+    """`without_lists` as a calculator."""
+
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
+
+    def __init__(self, atoms: Atoms):
+        super().__init__()
+        self._evaluate = jax.jit(without_lists(atoms).evaluate)
+
+    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
+        super().calculate(atoms, properties, system_changes)
+        found = self._evaluate(atoms.positions, None, atoms.cell.array)
+        energy = float(found.energy[0])
+        stress = full_3x3_to_voigt_6_stress(np.asarray(found.virial[0]) / atoms.cell.volume)
+        self.results = {"energy": energy, "free_energy": energy, "stress": stress}
+        self.results["forces"] = np.asarray(found.forces)
+
+
+@pytest.mark.slow
+def test_mean_volume_is_that_of_ase():
+    """Stochastic cell rescaling against Martyna-Tobias-Klein dynamics of ASE."""
+    atoms, config = spheres(), replace(CONFIG, timestep=4.0, steps=8000, record_every=20)
+    config = replace(config, block_steps=4000, barostat_time=300.0, compressibility=0.4)
+    starts = np.tile(atoms.positions, (32, 1, 1))
+    ours = run_md(without_lists(atoms), starts, config, progress=False).frames.volume[100:].mean(0)
+    theirs = []
+    for seed in range(4):
+        volumes = []
+        run_with_ase(
+            AllImages(atoms),
+            atoms,
+            config,
+            lambda frames, volumes=volumes: volumes.append(float(frames.volume[0, 0])),
+            seed=seed,
+            progress=False,
+        )
+        theirs.append(np.mean(volumes[100:]))
+    errors = [np.std(v, ddof=1) / np.sqrt(len(v)) for v in (ours, theirs)]
+    assert max(errors) < 0.02 * ours.mean()
+    assert abs(ours.mean() - np.mean(theirs)) < 4 * np.hypot(*errors)
 
 
 def test_the_watch_measures_in_the_cell_of_each_frame():

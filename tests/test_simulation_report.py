@@ -10,10 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from builders import small_student, triclinic_cell
 
 from distill.config import load_config
 from distill.errors import DistillError
 from distill.evaluation.results import read_records
+from distill.students import save_bundle
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -147,3 +149,23 @@ def test_settings_of_the_runs_are_valid(script):
         for path in paths:
             config = load_config(getattr(script(name), settings), path)
             assert config.record == Path("docs/results/simulation.json") and config.case
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_densities_of_both_programs_are_recorded(script, tmp_path):
+    student = save_bundle(small_student(), tmp_path / "student", {})
+    triclinic_cell().write(tmp_path / "cell.xyz")
+    arguments = [
+        f"student={student}",
+        f"structure={tmp_path / 'cell.xyz'}",
+        f"output={tmp_path / 'a.json'}",
+    ]
+    compare = script("compare_npt")
+    assert compare.main(["--smoke", *arguments]) == 0
+    found = {(r["case"], r["metric"]): r["value"] for r in read_records(tmp_path / "a.json")}
+    ours, theirs = (found[f"density in NPT, {name}", "density"] for name in ("our loop", "ASE"))
+    # Over 2 fs the volume hardly moves: both are near the start.
+    grams = triclinic_cell().get_masses().sum() * 1.66053907
+    start = grams / triclinic_cell().cell.volume
+    assert ours == pytest.approx(start, rel=0.05) and theirs == pytest.approx(start, rel=0.05)
+    assert ours != theirs and np.isfinite(found["density in NPT", compare.AGREEMENT])

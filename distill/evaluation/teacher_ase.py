@@ -1,4 +1,4 @@
-"""Teacher MD by ASE's integrators, for teachers that are not written in JAX."""
+"""MD by ASE's integrators: for teachers that are not written in JAX, and to compare ours with."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from typing import Any
 import ase.units
 import numpy as np
 from ase import Atoms
+from ase.calculators.calculator import Calculator
 from ase.md.bussi import Bussi
 from ase.md.langevin import Langevin
+from ase.md.nose_hoover_chain import IsotropicMTKNPT
 from ase.md.verlet import VelocityVerlet
 
-from distill.calculators import TeacherCalculator
-from distill.errors import ConfigError
+from distill.errors import ConfigError, UnsupportedStructureError
 from distill.progress import progress_bar
 from distill.simulation import Frames, MDConfig
 from distill.simulation.ensembles import degrees_of_freedom
-from distill.teachers import Teacher
 from distill.units import GPA
 
 
 def run_with_ase(
-    teacher: Teacher,
+    calculator: Calculator,
     atoms: Atoms,
     config: MDConfig,
     on_frames: Callable[[Frames], None],
@@ -31,14 +31,32 @@ def run_with_ase(
     progress: bool = True,
     description: str = "teacher MD",
 ) -> None:
-    """One run at constant volume; `on_frames` takes every recorded frame as of one replica.
+    """One run; `on_frames` takes every recorded frame as of one replica.
+
+    `npt_scr` becomes the dynamics of Martyna, Tobias and Klein (J. Chem. Phys. 101, 4177), which
+    samples the same isotropic ensemble; `thermostat_time` and `barostat_time` are then periods.
+
+    Args:
+        calculator: with stress, in NPT.
+        atoms: start.
+        config: settings; its seed is not used.
+        on_frames: see above.
+        seed: of velocities and noise.
+        progress: show a bar.
+        description: label of the bar.
 
     Raises:
-        ConfigError: an ensemble other than `nve`, `nvt_langevin` and `nvt_csvr`.
+        ConfigError: the ensemble `nvt_nose_hoover`.
+        UnsupportedStructureError: NPT of a system that is not periodic in all directions.
     """
+    if config.ensemble == "npt_scr" and not atoms.pbc.all():
+        raise UnsupportedStructureError(
+            f"ensemble npt_scr needs a cell that is periodic in all directions, not "
+            f"pbc={atoms.pbc.tolist()}; use an ensemble of fixed volume"
+        )
     system = atoms.copy()
     system.set_constraint()
-    system.calc = TeacherCalculator(teacher)
+    system.calc = calculator
     rng = np.random.default_rng(seed)
     thermal = np.sqrt(ase.units.kB * config.temperature / system.get_masses())[:, None]
     system.set_velocities(thermal * rng.standard_normal((len(system), 3)))
@@ -64,9 +82,20 @@ def _integrator(system: Atoms, config: MDConfig, rng: Any) -> Any:
     if config.ensemble == "nvt_csvr":
         time = config.thermostat_time * ase.units.fs
         return Bussi(system, step, temperature_K=config.temperature, taut=time, rng=rng)
+    if config.ensemble == "npt_scr":
+        # ASE counts 3n degrees of freedom, of which 3 are at rest here.
+        temperature = config.temperature * (1 - 1 / len(system))
+        return IsotropicMTKNPT(
+            system,
+            step,
+            temperature_K=temperature,
+            pressure_au=config.pressure * GPA,
+            tdamp=config.thermostat_time * ase.units.fs,
+            pdamp=config.barostat_time * ase.units.fs,
+        )
     raise ConfigError(
         f"a teacher outside JAX runs by ASE, which has no {config.ensemble} here: set "
-        "dynamics.md.ensemble to nve, nvt_langevin or nvt_csvr"
+        "dynamics.md.ensemble to nve, nvt_langevin, nvt_csvr or npt_scr"
     )
 
 

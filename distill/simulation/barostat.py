@@ -88,7 +88,7 @@ def require_barostat(potential: Potential) -> None:
         raise UnsupportedStructureError(
             "ensemble npt_scr needs a potential that gives a virial in any cell: students and "
             "FeNNol teachers do, this potential (a teacher outside JAX) does not; use one of "
-            "those, or an ensemble of fixed volume"
+            "those, an ensemble of fixed volume, or ASE's barostats"
         )
 
 
