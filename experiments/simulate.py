@@ -31,6 +31,7 @@ from ase.build import molecule
 from ase.collections import g2
 
 from distill import teachers
+from distill.config import load_config
 from distill.errors import ConfigError, DatasetError, UnsupportedStructureError
 from distill.evaluation.domain import closest_seen, outside_domain
 from distill.evaluation.results import replace_text
@@ -48,6 +49,8 @@ from distill.simulation import (
     exchange_summary,
     open_trajectory,
     run_md,
+    runs_in_turn,
+    tune_skin,
 )
 from distill.students import load_bundle
 from distill.units import BOLTZMANN
@@ -83,7 +86,9 @@ class SimulateConfig:
         domain: what to do where the start holds an element, a distance or a density outside the
             training data of the bundle: `refuse`, `warn` or `ignore`.
         dtype: precision.
-        skin: of the neighbour lists of students, Å.
+        skin: of the neighbour lists of students, Å. `auto` measures which is the fastest before
+            the first step; the one found is written to `config.yaml`, and a run that goes on keeps
+            it.
         checkpoint_every: blocks.
         output: folder.
     """
@@ -99,7 +104,7 @@ class SimulateConfig:
     format: Literal["extxyz", "h5md", "traj"] = "extxyz"
     domain: Literal["refuse", "warn", "ignore"] = "warn"
     dtype: Literal["float32", "float64"] = "float32"
-    skin: float = 0.5
+    skin: float | Literal["auto"] = 0.5
     checkpoint_every: int = 10
     output: Path = Path("runs/simulation")
 
@@ -136,6 +141,7 @@ def run(config: SimulateConfig) -> dict[str, Any]:
 
 def _run(config: SimulateConfig) -> dict[str, Any]:
     atoms = read_structure(config)
+    config = with_skin(config, atoms)
     observables = Observables(
         atoms,
         config.observables,
@@ -256,10 +262,37 @@ def find_model(
         return potential, 0.0, str(teacher.info.weights_sha256), None
     bundle = load_bundle(folder)
     student = bundle.student
-    potential = student.potential(atoms, skin=config.skin, dtype=dtype)
+    potential = student.potential(atoms, skin=skin_of(config), dtype=dtype)
     recorded = json.dumps(bundle.card["sha256"], sort_keys=True)
     energy = student.reference_energy(atoms.numbers)
     return potential, energy, _sha256(recorded), bundle.card.get("domain")
+
+
+def with_skin(config: SimulateConfig, atoms: Atoms) -> SimulateConfig:
+    """The skin as a number: as given, that of the run in the folder, or measured now."""
+    if config.skin != "auto":
+        return config
+    path = config.output / "config.yaml"
+    if path.exists():
+        return replace(config, skin=load_config(SimulateConfig, path).skin)
+    if not Path(config.model).is_dir():
+        return replace(config, skin=SimulateConfig.skin)  # the lists of a teacher are its own
+    student = load_bundle(config.model).student
+    found = tune_skin(
+        lambda skin: student.potential(atoms, skin=skin, dtype=np.dtype(config.dtype)),
+        atoms.positions,
+        config.md,
+        student.cutoff,
+        rebuilt_always=config.n_replicas > 1 and not runs_in_turn(len(atoms)),
+    )
+    print(found)
+    return replace(config, skin=found.skin)
+
+
+def skin_of(config: SimulateConfig) -> float:
+    """The skin of a configuration that `with_skin` has seen."""
+    assert config.skin != "auto"
+    return config.skin
 
 
 def claim(config: SimulateConfig) -> None:

@@ -123,9 +123,14 @@ def over_replicas(function: Callable[[Any], Any], replicas: Any, n_atoms: int) -
     choice between two computed results. A CPU gains nothing from vmap beyond small systems, so
     there the replicas run one after the other within the compiled loop.
     """
-    if jax.default_backend() == "cpu" and n_atoms >= SEQUENTIAL_FROM:
+    if runs_in_turn(n_atoms):
         return jax.lax.map(function, replicas)
     return jax.vmap(function)(replicas)
+
+
+def runs_in_turn(n_atoms: int) -> bool:
+    """Whether replicas of so many atoms run one after the other, see `over_replicas`."""
+    return jax.default_backend() == "cpu" and n_atoms >= SEQUENTIAL_FROM
 
 
 def allocate_lists(potential: Potential, positions: Any, previous: Any, replicas: bool) -> Any:
