@@ -14,7 +14,7 @@ from distill.simulation.config import BAROSTATS, MDConfig
 from distill.simulation.ensembles import bath_energy, kinetic_energy, make_integrator
 from distill.simulation.exchange import with_exchanges
 from distill.simulation.measure import measure
-from distill.simulation.strain import fixed_lists, strained_lists
+from distill.simulation.strain import ListFunctions, fixed_lists, strained_lists
 
 MAX_REALLOCATIONS = 10
 """Growths of the list within one block after which the run is given up."""
@@ -37,7 +37,7 @@ def make_block(
     """
     start, step = make_integrator(potential, config)
     moves = config.ensemble in BAROSTATS
-    lists = strained_lists(potential) if moves else fixed_lists(potential)
+    lists = list_functions(potential, config)
 
     def one_step(_: Any, carry: Any) -> Any:
         state, neighbors, overflow = carry
@@ -114,6 +114,13 @@ def make_block(
             static_argnums=2,
         ),
     )
+
+
+def list_functions(potential: Potential, config: MDConfig) -> ListFunctions:
+    """How the steps of a block use their lists: strained ones in NPT."""
+    if config.ensemble in BAROSTATS:
+        return strained_lists(potential)
+    return fixed_lists(potential)
 
 
 def over_replicas(function: Callable[[Any], Any], replicas: Any, n_atoms: int) -> Any:
