@@ -19,6 +19,7 @@ import os
 from dataclasses import replace
 from functools import partial
 
+import jax
 import numpy as np
 from ase import Atoms, units
 
@@ -37,7 +38,7 @@ from distill.potential import Potential
 from distill.simulation import MDConfig, runs_in_turn, tune_skin
 from pinned import pinning
 from quickstart import resolve_teacher
-from script import command_of, run_script
+from script import command_of, keep_compilations, run_script
 
 PACKAGES = ("calorine", "mlip", "orb-models", "torch")
 """Whose versions are recorded besides ours."""
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: BenchmarkConfig) -> None:
     """All measurements; those of a case are recorded when it is done."""
+    keep_compilations(config.compilation_cache)
     pinned, words = pinning()
     print(f"threads: {words}")
     if not pinned:
@@ -101,7 +103,7 @@ def chosen_peers(config: BenchmarkConfig, cutoff: float) -> list[Peer]:
     Raises:
         ConfigError: a name that fits none.
     """
-    known = peers(cutoff)
+    known = peers(cutoff, config.nep)
     for part in config.peers:
         if part != "all" and not any(part.lower() in peer.name.lower() for peer in known):
             names = ", ".join(peer.name for peer in known)
@@ -196,7 +198,7 @@ def measure(
     runs: dict[str, Run] = dict(own)
     rounds = dict.fromkeys(runs, config.repeats)
     for peer in others:
-        steps = 1 if peer.few else config.peer_steps
+        steps = config.few_steps if peer.few else config.peer_steps
         try:
             runs[peer.name] = peer.start(
                 Case(atoms.copy(), config.timestep, config.temperature, steps)
@@ -204,13 +206,14 @@ def measure(
         except (DistillError, RuntimeError, ValueError) as error:
             print(f"{peer.name} is left out: {error}")
             continue
-        rounds[peer.name] = min(2, config.repeats) if peer.few else config.repeats
+        rounds[peer.name] = config.few_repeats if peer.few else config.repeats
         print(f"{peer.name}: {peer.detail}")
     costs = in_turn(runs, rounds, len(atoms))
     figures = [
         figure(case, name, "MD cost", values, "us/atom/step") for name, values in costs.items()
     ]
-    for name, timed in runs.items():
+    cached = jax.config.jax_compilation_cache_dir is not None  # type: ignore[attr-defined]
+    for name, timed in () if cached else runs.items():
         figures.append(figure(case, name, "compilation and warm-up", [timed.compile_seconds], "s"))
     for subject, _ in students:
         steps_per_rebuild = own[subject.label].steps_per_rebuild()

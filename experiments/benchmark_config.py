@@ -44,6 +44,9 @@ class BenchmarkConfig:
         teachers: names for `distill.teachers.load`, run in the loop of the students.
         peer_atoms: largest system of the peers and teachers.
         few_atoms: size at which models that take seconds per step are run; 0 leaves them out.
+        few_steps: of a run of such a model.
+        few_repeats: of these runs.
+        nep: potential file of GPUMD for water, in place of random weights; its cutoffs are used.
         replicas: systems side by side, against one system of as many atoms; 0 leaves them out.
         replica_atoms: of each.
         calculator_sizes: numbers of atoms at which the ASE calculator's calls are timed; 9 is a
@@ -52,7 +55,7 @@ class BenchmarkConfig:
         memory_sizes: numbers of atoms of runs whose memory is measured, each in a process of its
             own, with the first student.
         memory_steps: of these runs.
-        repeats: of every run; models that take seconds per step are run twice at most.
+        repeats: of every run, but for models that take seconds per step.
         steps: per compiled block of a student; frames are recorded once per block.
         peer_steps: of a run of a peer.
         min_seconds: length of a student's run.
@@ -60,6 +63,8 @@ class BenchmarkConfig:
         temperature: K.
         equilibration_steps: of packed boxes, with the first trained student.
         threads: cores that the script is restarted on.
+        compilation_cache: folder in which compiled programs are kept for the next run; None for
+            none. Times of compilation are not recorded then.
         output: JSON file of the records.
     """
 
@@ -73,6 +78,9 @@ class BenchmarkConfig:
     teachers: tuple[str, ...] = ("fennol:ani1ccx?member=0",)
     peer_atoms: int = 5184
     few_atoms: int = 192
+    few_steps: int = 1
+    few_repeats: int = 2
+    nep: Path | None = None
     replicas: int = 32
     replica_atoms: int = 96
     calculator_sizes: tuple[int, ...] = (9, 96, 768)
@@ -87,6 +95,7 @@ class BenchmarkConfig:
     temperature: float = 300.0
     equilibration_steps: int = 2000
     threads: int = 1
+    compilation_cache: Path | None = None
     output: Path = ROOT / "docs" / "results" / "performance.json"
 
     def __post_init__(self) -> None:

@@ -14,7 +14,6 @@ and `.png`).
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
@@ -30,13 +29,10 @@ from ase import Atoms
 from ase.build import molecule
 from ase.collections import g2
 
-from distill import teachers
-from distill.config import load_config
-from distill.errors import ConfigError, DatasetError, UnsupportedStructureError
-from distill.evaluation.domain import closest_seen, outside_domain
+from distill.errors import ConfigError, DatasetError
+from distill.evaluation.domain import closest_seen
 from distill.evaluation.results import replace_text
 from distill.observables import Observables, ObservablesConfig
-from distill.potential import Potential
 from distill.simulation import (
     FORMATS,
     BackgroundWriter,
@@ -49,14 +45,11 @@ from distill.simulation import (
     exchange_summary,
     open_trajectory,
     run_md,
-    runs_in_turn,
-    tune_skin,
 )
-from distill.students import load_bundle
 from distill.units import BOLTZMANN
 from observe import report_observed, save_results
-from quickstart import resolve_teacher
-from script import claim_folder, run_script
+from script import claim_folder, keep_compilations, run_script
+from simulation_model import check_start, find_model, with_skin
 from simulation_summary import Totals, baths_of, report
 
 SMOKE = (
@@ -90,6 +83,8 @@ class SimulateConfig:
             the first step; the one found is written to `config.yaml`, and a run that goes on keeps
             it.
         checkpoint_every: blocks.
+        compilation_cache: folder in which compiled programs are kept for the next run; None for
+            none.
         output: folder.
     """
 
@@ -106,6 +101,7 @@ class SimulateConfig:
     dtype: Literal["float32", "float64"] = "float32"
     skin: float | Literal["auto"] = 0.5
     checkpoint_every: int = 10
+    compilation_cache: Path | None = None
     output: Path = Path("runs/simulation")
 
     def __post_init__(self) -> None:
@@ -135,6 +131,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: SimulateConfig) -> dict[str, Any]:
     """The summary, which is also in `summary.json`."""
+    keep_compilations(config.compilation_cache)
     with jax.enable_x64(config.dtype == "float64"):
         return _run(config)
 
@@ -226,75 +223,6 @@ def read_structure(config: SimulateConfig) -> Atoms:
     return atoms.repeat(config.repeat)
 
 
-def check_start(atoms: Atoms, domain: dict[str, Any] | None, config: SimulateConfig) -> list[str]:
-    """What of the start lies outside the training data; warned of, or refused if so chosen.
-
-    Raises:
-        UnsupportedStructureError: something does, and `domain=refuse`.
-    """
-    if domain is None or config.domain == "ignore":
-        return []
-    factor = config.safety.contact_factor
-    outside = [f"the start: {told}" for told in outside_domain(atoms, domain, factor)]
-    if outside and config.domain == "refuse":
-        raise UnsupportedStructureError(
-            f"{config.structure} lies outside the training data of {config.model}: "
-            f"{'; '.join(outside)}. Label such structures and train again, or set domain=warn"
-        )
-    for told in outside:
-        print(f"warning: {told}")
-    return outside
-
-
-def find_model(
-    config: SimulateConfig, atoms: Atoms
-) -> tuple[Potential, float, str, dict[str, Any] | None]:
-    """Potential, reference energy in eV, SHA-256 of the model, training domain if known."""
-    folder = Path(config.model)
-    dtype = np.dtype(config.dtype)
-    if ":" in config.model and not folder.is_dir():
-        teacher = teachers.load(resolve_teacher(config.model))
-        potential = teacher.potential(atoms)
-        if np.dtype(potential.dtype) != dtype:
-            raise ConfigError(
-                f"{config.model} runs in {np.dtype(potential.dtype)}: set dtype to that"
-            )
-        return potential, 0.0, str(teacher.info.weights_sha256), None
-    bundle = load_bundle(folder)
-    student = bundle.student
-    potential = student.potential(atoms, skin=skin_of(config), dtype=dtype)
-    recorded = json.dumps(bundle.card["sha256"], sort_keys=True)
-    energy = student.reference_energy(atoms.numbers)
-    return potential, energy, _sha256(recorded), bundle.card.get("domain")
-
-
-def with_skin(config: SimulateConfig, atoms: Atoms) -> SimulateConfig:
-    """The skin as a number: as given, that of the run in the folder, or measured now."""
-    if config.skin != "auto":
-        return config
-    path = config.output / "config.yaml"
-    if path.exists():
-        return replace(config, skin=load_config(SimulateConfig, path).skin)
-    if not Path(config.model).is_dir():
-        return replace(config, skin=SimulateConfig.skin)  # the lists of a teacher are its own
-    student = load_bundle(config.model).student
-    found = tune_skin(
-        lambda skin: student.potential(atoms, skin=skin, dtype=np.dtype(config.dtype)),
-        atoms.positions,
-        config.md,
-        student.cutoff,
-        rebuilt_always=config.n_replicas > 1 and not runs_in_turn(len(atoms)),
-    )
-    print(found)
-    return replace(config, skin=found.skin)
-
-
-def skin_of(config: SimulateConfig) -> float:
-    """The skin of a configuration that `with_skin` has seen."""
-    assert config.skin != "auto"
-    return config.skin
-
-
 def claim(config: SimulateConfig) -> None:
     """Write the configuration into the folder; refuse one that holds another run."""
     others = (path for name in FORMATS for path in config.output.glob(f"*.{name}"))
@@ -308,6 +236,7 @@ def claim(config: SimulateConfig) -> None:
             safety=config.safety,
             domain=config.domain,
             checkpoint_every=config.checkpoint_every,
+            compilation_cache=config.compilation_cache,
         )
 
     claim_folder(config, with_what_may_change)
@@ -331,10 +260,6 @@ def writers(config: SimulateConfig, atoms: Atoms, reference: float) -> list[Back
         )
         for replica, name in enumerate(names)
     ]
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 if __name__ == "__main__":

@@ -133,10 +133,25 @@ def test_a_peer_that_is_missing_names_its_command(script, monkeypatch):
 
 
 def test_the_written_nep_has_the_numbers_that_its_header_promises(script):
-    lines = script("benchmark_ase").random_nep(("O", "H"), 5.0, 4.0).splitlines()
+    lines = script("benchmark_ase").random_nep(5.0, 4.0).splitlines()
     # 30 descriptors: networks of both elements, expansion of 4 pairs of elements, scales.
     assert len(lines) == 6 + (2 * 32 * 30 + 1) + 4 * 2 * 5 * 9 + 30
     assert lines[1].startswith("cutoff 5 4 ")
+
+
+def test_a_trained_nep_is_given_as_a_file(script, tmp_path):
+    path = tmp_path / "nep.txt"
+    path.write_text(script("benchmark_ase").random_nep(6.0, 4.5))
+    (own,) = (p for p in script("benchmark_peers").peers(5.0, path) if "calorine" in p.name)
+    assert own.name == "NEP4 (calorine), 6 and 4.5 Å, trained" and "nep.txt" in own.detail
+    path.write_text(script("benchmark_ase").random_nep(6.0, 4.5, ("C", "O")))
+    for text, match in ((None, "does not know H"), ("no potential", "is no potential file")):
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(ConfigError, match=match):
+            script("benchmark_peers").peers(5.0, path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        script("benchmark_peers").peers(5.0, tmp_path / "missing")
 
 
 def test_wrong_settings_are_named(script, tmp_path, capsys):

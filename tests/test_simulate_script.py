@@ -75,7 +75,7 @@ def test_a_skin_once_chosen_stays(simulate, bundle, tmp_path, monkeypatch):
     chosen = load_config(simulate.SimulateConfig, tmp_path / "config.yaml").skin
     assert 0.2 <= chosen <= 2.0
     # The run goes on without a measurement, which might choose another one.
-    monkeypatch.setattr(simulate, "tune_skin", None)
+    monkeypatch.setattr(importlib.import_module("simulation_model"), "tune_skin", None)
     assert simulate.main([*arguments, "md.steps=20"]) == 0
     assert load_config(simulate.SimulateConfig, tmp_path / "config.yaml").skin == chosen
 
