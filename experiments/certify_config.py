@@ -65,8 +65,8 @@ class DynamicsConfig:
         replicas: side by side in each of the three runs.
         teacher_replicas: those of the teacher, where they are to be fewer; always one for a teacher
             outside JAX.
-        teacher_runs: folder that keeps the teacher's runs, for certificates of several students that
-            share `structure`, `seed` and this part; by default they are kept in `output`.
+        teacher_runs: folder that keeps the teacher's runs, for certificates of several students
+            that share `structure`, `seed` and this part; by default they are kept in `output`.
         observables: what is measured in them.
     """
 
