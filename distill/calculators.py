@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,7 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from distill.data import Labels
 from distill.errors import ConfigError
-from distill.single_point import CompiledSystem
+from distill.single_point import CompiledSystem, equal_arrays
 from distill.students import Bundle, Student, load_bundle
 from distill.teachers import Teacher
 from distill.teachers import load as load_teacher
@@ -38,23 +39,34 @@ class _LabelCalculator(Calculator):
         """All properties at once: they come from one differentiation. See ASE."""
         # All that the method of the base class does besides is to make a folder.
         if atoms is not None:
-            self.atoms = atoms.copy()
+            self._keep(atoms, system_changes)
         if self.atoms is None:
             raise ValueError("there are no atoms to calculate: pass them or attach the calculator")
         if "stress" in properties and not self.atoms.pbc.all():
             raise PropertyNotImplementedError(
                 "stress needs a structure that is periodic in all directions"
             )
-        labels = self._source.label([self.atoms])
-        energy = float(labels.energy[0])
-        self.results = {"energy": energy, "free_energy": energy, "forces": labels.forces[0]}
-        if self.atoms.pbc.all() and labels.stress is not None:
-            self.results["stress"] = full_3x3_to_voigt_6_stress(labels.stress[0])
-        if labels.per_atom_energy is not None and "energies" in self.implemented_properties:
-            self.results["energies"] = labels.per_atom_energy[0]
-        if labels.uncertainty is not None and "uncertainty" in self.implemented_properties:
-            self.results["uncertainty"] = labels.uncertainty[0]
+        self.results = self._evaluate(self.atoms)
 
+    def _keep(self, atoms: Atoms, changes: Sequence[str]) -> None:
+        """Have a copy of what is calculated."""
+        self.atoms = atoms.copy()
+
+    def _evaluate(self, atoms: Atoms) -> dict[str, Any]:
+        labels = self._source.label([atoms])
+        energy = float(labels.energy[0])
+        results = {"energy": energy, "free_energy": energy, "forces": labels.forces[0]}
+        if atoms.pbc.all() and labels.stress is not None:
+            results["stress"] = full_3x3_to_voigt_6_stress(labels.stress[0])
+        if labels.per_atom_energy is not None and "energies" in self.implemented_properties:
+            results["energies"] = labels.per_atom_energy[0]
+        if labels.uncertainty is not None and "uncertainty" in self.implemented_properties:
+            results["uncertainty"] = labels.uncertainty[0]
+        return results
+
+
+VOIGT = np.array([0, 4, 8, 5, 2, 1])
+"""xx, yy, zz, yz, xz, xy in a matrix row by row."""
 
 CALLS_UNTIL_COMPILED = 100
 """A compilation takes seconds, which so many slower calls take too."""
@@ -71,20 +83,28 @@ class _StudentSource:
         self._calls = 0
 
     def label(self, structures: Sequence[Atoms]) -> Labels:
-        (atoms,) = structures
+        return self._student.label(structures, dtype=self._dtype)
+
+    def results(self, atoms: Atoms) -> dict[str, Any] | None:
+        """Of the compiled system, by ASE's names; None where it does not serve `atoms`."""
         if not self._is_compiled(atoms):
-            return self._student.label(structures, dtype=self._dtype)
+            return None
         assert self.compiled is not None
         found = self.compiled(atoms)
         energies = found.per_atom_energy + self._reference
-        periodic = atoms.pbc.all()
-        return Labels(
-            energy=np.array([energies.sum()]),
-            forces=[found.forces],
-            stress=found.virial[None] / self.compiled.volume if periodic else None,
-            per_atom_energy=[energies],
-            uncertainty=None if found.uncertainty is None else [found.uncertainty],
-        )
+        energy = float(energies.sum())
+        results = {
+            "energy": energy,
+            "free_energy": energy,
+            "energies": energies,
+            "forces": found.forces,
+        }
+        if self.compiled.periodic:
+            symmetric = (found.virial + found.virial.T) * (0.5 / self.compiled.volume)
+            results["stress"] = symmetric.reshape(-1)[VOIGT]
+        if found.uncertainty is not None:
+            results["uncertainty"] = found.uncertainty
+        return results
 
     def _is_compiled(self, atoms: Atoms) -> bool:
         """Whether the compiled system serves `atoms`; it is made now if that is worth while."""
@@ -150,6 +170,8 @@ class StudentCalculator(_LabelCalculator):
         if isinstance(model, (str, Path)):
             model = load_bundle(model)
         self.student = model.student if isinstance(model, Bundle) else model
+        self._copy: Atoms | None = None
+        self._moved: list[str] | None = None
         super().__init__(_StudentSource(self.student, dtype, skin), **parameters)
 
     @property
@@ -172,7 +194,25 @@ class StudentCalculator(_LabelCalculator):
             "cell": (before.cell.array, atoms.cell.array),
             "pbc": (before.pbc, atoms.pbc),
         }
-        return [name for name, (old, new) in pairs.items() if not np.array_equal(old, new)]
+        changes = [name for name, (old, new) in pairs.items() if not equal_arrays(old, new)]
+        self._moved = changes if changes == ["positions"] and before is self._copy else None
+        return changes
+
+    def _keep(self, atoms: Atoms, changes: Sequence[str]) -> None:
+        """A copy, of the arrays alone where `check_state` has just found that all else is the same.
+
+        `Atoms.copy` takes longer than all else that a call does on the host.
+        """
+        if self._copy is not None and self._moved is not None and changes is self._moved:
+            kept = copy(self._copy)
+            kept.arrays = {name: array.copy() for name, array in atoms.arrays.items()}
+        else:
+            kept = atoms.copy()
+        self.atoms = self._copy = kept
+
+    def _evaluate(self, atoms: Atoms) -> dict[str, Any]:
+        results: dict[str, Any] | None = self._source.results(atoms)
+        return super()._evaluate(atoms) if results is None else results
 
     def export_properties(self) -> Properties:
         """Those results that ASE knows by name."""

@@ -54,9 +54,11 @@ class CompiledSystem:
     buffers.
 
     Attributes:
+        periodic: whether all directions are.
         volume: of the cell of the last call, Å³, where all directions are periodic.
     """
 
+    periodic: bool
     volume: float
 
     def __init__(self, potential: Potential, atoms: Atoms, cutoff: float, skin: float):
@@ -80,6 +82,7 @@ class CompiledSystem:
         self._lists: Any = None
         self._wrapped_by = np.zeros((len(atoms), 3))
         self._step = jax.jit(self._evaluate, donate_argnums=0)
+        self.periodic = bool(self._pbc.all())
         self._adopt(atoms.cell.array)
 
     def serves(self, atoms: Atoms) -> bool:
@@ -88,10 +91,9 @@ class CompiledSystem:
         Raises:
             UnsupportedStructureError: see `distill.neighbors.cell.periodic_cell`.
         """
-        same = np.array_equal(atoms.numbers, self._numbers) and (atoms.pbc == self._pbc).all()
-        if not same:
+        if not (equal_arrays(atoms.numbers, self._numbers) and equal_arrays(atoms.pbc, self._pbc)):
             return False
-        return np.array_equal(atoms.cell.array, self._given) or self._adopt(atoms.cell.array)
+        return equal_arrays(atoms.cell.array, self._given) or self._adopt(atoms.cell.array)
 
     def __call__(self, atoms: Atoms) -> SinglePoint:
         """Results for `atoms`, which it must serve.
@@ -104,7 +106,7 @@ class CompiledSystem:
         if self._lists is None:
             self._allocate(positions)
         for _ in range(MAX_REALLOCATIONS):
-            self._lists, packed = self._step(self._lists, positions, self._cell, self._strain)
+            self._lists, packed = self._step(self._lists, positions, *self._moved)
             found = np.asarray(packed)
             if not found[-1]:
                 return self._unpack(found.astype(np.float64))
@@ -116,8 +118,7 @@ class CompiledSystem:
 
     def bare_step(self, atoms: Atoms) -> Callable[[], jax.Array]:
         """The compiled call alone, again and again for `atoms`: what calls are measured against."""
-        given = self._near_home(atoms.positions), self._cell, self._strain
-        arguments = jax.device_put(given)
+        arguments = jax.device_put(self._near_home(atoms.positions)), *self._moved
 
         def step() -> jax.Array:
             self._lists, packed = self._step(self._lists, *arguments)
@@ -150,7 +151,7 @@ class CompiledSystem:
         )
 
     def _allocate(self, positions: np.ndarray) -> None:
-        there = positions.astype(np.float64) @ self._strain.astype(np.float64)
+        there = positions.astype(np.float64) @ np.asarray(self._moved[1], np.float64)
         self._lists = self._potential.allocate(there, self._lists)
 
     def _adopt(self, cell: np.ndarray) -> bool:
@@ -165,8 +166,12 @@ class CompiledSystem:
         self._given, self._full = cell.copy(), full
         self._inverse = np.linalg.inv(full)
         self.volume = float(abs(np.linalg.det(full)))
-        self._cell = full.astype(self._potential.dtype)
-        self._strain = strain.astype(self._potential.dtype)
+        self._middle = 0.5 * full.sum(axis=0)
+        columns = np.abs(self._inverse).sum(axis=0)[self._pbc]
+        self._reach = (0.5 + OUTSIDE) / columns.max() if len(columns) else np.inf
+        # On the device already, and not sent at every call.
+        own = full.astype(self._potential.dtype), strain.astype(self._potential.dtype)
+        self._moved = jax.device_put(own)
         self._shift = self._wrapped_by @ full
         return True
 
@@ -175,16 +180,21 @@ class CompiledSystem:
 
         They stay wrapped by the same cells while they are near: a jump would ask for a new list.
         """
-        if not self._pbc.any():
-            return positions.astype(self._potential.dtype)
         near = positions - self._shift
-        outside = np.abs(near @ self._inverse - 0.5) > 0.5 + OUTSIDE
-        if (outside & self._pbc).any():
-            cells = np.floor(near @ self._inverse)
-            self._wrapped_by = self._wrapped_by + np.where(outside & self._pbc, cells, 0)
-            self._shift = self._wrapped_by @ self._full
-            near = positions - self._shift
+        # Seen at once of almost every call: no atom is so far out in any direction.
+        if not np.abs(near - self._middle).max() <= self._reach:
+            outside = np.abs(near @ self._inverse - 0.5) > 0.5 + OUTSIDE
+            if (outside & self._pbc).any():
+                cells = np.floor(near @ self._inverse)
+                self._wrapped_by = self._wrapped_by + np.where(outside & self._pbc, cells, 0)
+                self._shift = self._wrapped_by @ self._full
+                near = positions - self._shift
         return near.astype(self._potential.dtype)
+
+
+def equal_arrays(first: np.ndarray, second: np.ndarray) -> bool:
+    """`np.array_equal` in half the time, which counts at every call of a calculator."""
+    return first.shape == second.shape and bool((first == second).all())
 
 
 def _product(vectors: jax.Array, matrix: jax.Array) -> jax.Array:

@@ -6,7 +6,6 @@
 
 Started as a script it restarts itself on `threads` cores (one by default), with XLA and BLAS set to
 as many threads. Runs of all subjects are taken in turn; ratios are those of neighbouring runs.
-NPT is not among the ensembles: its lists are those of a run, not of a bare block.
 """
 
 from __future__ import annotations
@@ -17,9 +16,10 @@ if __name__ == "__main__":
     restart_pinned()
 
 import os
+from dataclasses import replace
 from functools import partial
-from typing import Any
 
+import jax
 import numpy as np
 from ase import Atoms, units
 
@@ -34,10 +34,11 @@ from distill import teachers
 from distill.errors import ConfigError, DistillError
 from distill.evaluation.results import Figure, record_figures
 from distill.evaluation.timing import TimedMD
-from distill.simulation import MDConfig
+from distill.potential import Potential
+from distill.simulation import MDConfig, runs_in_turn, tune_skin
 from pinned import pinning
 from quickstart import resolve_teacher
-from script import command_of, run_script
+from script import command_of, keep_compilations, run_script
 
 PACKAGES = ("calorine", "mlip", "orb-models", "torch")
 """Whose versions are recorded besides ours."""
@@ -50,6 +51,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: BenchmarkConfig) -> None:
     """All measurements; those of a case are recorded when it is done."""
+    keep_compilations(config.compilation_cache)
     pinned, words = pinning()
     print(f"threads: {words}")
     if not pinned:
@@ -59,7 +61,7 @@ def run(config: BenchmarkConfig) -> None:
     trained = next((subject for subject in students if subject.trained), None)
     boxes = WaterBoxes(
         config.structure,
-        None if trained is None else partial(potential, trained, config),
+        None if trained is None else partial(potential, trained, replace(config, skin=None)),
         config.equilibration_steps,
         config.temperature,
     )
@@ -73,12 +75,17 @@ def run(config: BenchmarkConfig) -> None:
     others = chosen_peers(config, students[0].student.cutoff)
     others += [teacher_peer(name) for name in config.teachers]
     for size in config.sizes:
+        usual = [peer for peer in others if not peer.few and size <= config.peer_atoms]
+        box = boxes.box(size)
+        potentials = [potential(subject, config, box) for subject in students]
         for ensemble in config.ensembles:
-            usual = [peer for peer in others if not peer.few and size <= config.peer_atoms]
-            measure(config, boxes.box(size), ensemble, students, usual if ensemble == "nve" else [])
+            own = list(zip(students, potentials, strict=True))
+            measure(config, box, ensemble, own, usual if ensemble == "nve" else [])
     if config.few_atoms and any(peer.few for peer in others):
         few = [peer for peer in others if peer.few]
-        measure(config, boxes.box(config.few_atoms), "nve", students, few)
+        box = boxes.box(config.few_atoms)
+        own = [(subject, potential(subject, config, box)) for subject in students]
+        measure(config, box, "nve", own, few)
     if config.replicas:
         record(config, replica_figures(config, boxes, students))
     for subject in students:
@@ -96,7 +103,7 @@ def chosen_peers(config: BenchmarkConfig, cutoff: float) -> list[Peer]:
     Raises:
         ConfigError: a name that fits none.
     """
-    known = peers(cutoff)
+    known = peers(cutoff, config.nep)
     for part in config.peers:
         if part != "all" and not any(part.lower() in peer.name.lower() for peer in known):
             names = ", ".join(peer.name for peer in known)
@@ -127,10 +134,31 @@ def teacher_peer(name: str) -> Peer:
     return Peer(name, "a teacher of distill in the same loop as the students", start)
 
 
-def potential(subject: Subject, config: BenchmarkConfig, atoms: Atoms) -> Any:
+def potential(
+    subject: Subject, config: BenchmarkConfig, atoms: Atoms, replicas: int = 1
+) -> Potential:
     """The potential of a student with the settings of the benchmark."""
-    options: dict[str, Any] = {} if config.skin is None else {"skin": config.skin}
-    return subject.student.potential(atoms, kernel=config.kernel, **options)
+
+    def with_skin(skin: float) -> Potential:
+        return subject.student.potential(atoms, kernel=config.kernel, skin=skin)
+
+    if config.skin is None:
+        return subject.student.potential(atoms, kernel=config.kernel)
+    if config.skin != "auto":
+        return with_skin(config.skin)
+    found = tune_skin(
+        with_skin,
+        atoms.positions,
+        md_config(config, "nve"),
+        subject.student.cutoff,
+        repeats=config.repeats,
+        rebuilt_always=replicas > 1 and not runs_in_turn(len(atoms)),
+    )
+    print(f"{subject.label}: {found}")
+    many = f"{replicas} replicas of " if replicas > 1 else ""
+    case = f"{many}{len(atoms)} atoms of water{threads(config)}"
+    record(config, [figure(case, subject.label, "skin chosen", [found.skin], "Å")])
+    return with_skin(found.skin)
 
 
 def md_config(config: BenchmarkConfig, ensemble: str) -> MDConfig:
@@ -149,7 +177,7 @@ def measure(
     config: BenchmarkConfig,
     atoms: Atoms,
     ensemble: str,
-    students: list[Subject],
+    students: list[tuple[Subject, Potential]],
     others: list[Peer],
 ) -> None:
     """One size in one ensemble: all subjects in turn, costs and ratios."""
@@ -159,18 +187,18 @@ def measure(
     velocities = atoms.get_velocities() * units.fs  # Å/fs
     own = {
         subject.label: TimedMD(
-            potential(subject, config, atoms),
+            own_potential,
             atoms.positions,
             md_config(config, ensemble),
             velocities=velocities,
             min_seconds=config.min_seconds,
         )
-        for subject in students
+        for subject, own_potential in students
     }
     runs: dict[str, Run] = dict(own)
     rounds = dict.fromkeys(runs, config.repeats)
     for peer in others:
-        steps = 1 if peer.few else config.peer_steps
+        steps = config.few_steps if peer.few else config.peer_steps
         try:
             runs[peer.name] = peer.start(
                 Case(atoms.copy(), config.timestep, config.temperature, steps)
@@ -178,15 +206,16 @@ def measure(
         except (DistillError, RuntimeError, ValueError) as error:
             print(f"{peer.name} is left out: {error}")
             continue
-        rounds[peer.name] = min(2, config.repeats) if peer.few else config.repeats
+        rounds[peer.name] = config.few_repeats if peer.few else config.repeats
         print(f"{peer.name}: {peer.detail}")
     costs = in_turn(runs, rounds, len(atoms))
     figures = [
         figure(case, name, "MD cost", values, "us/atom/step") for name, values in costs.items()
     ]
-    for name, timed in runs.items():
+    cached = jax.config.jax_compilation_cache_dir is not None  # type: ignore[attr-defined]
+    for name, timed in () if cached else runs.items():
         figures.append(figure(case, name, "compilation and warm-up", [timed.compile_seconds], "s"))
-    for subject in students:
+    for subject, _ in students:
         steps_per_rebuild = own[subject.label].steps_per_rebuild()
         if np.isfinite(steps_per_rebuild):
             figures.append(
@@ -245,9 +274,15 @@ def replica_figures(
     for subject in students:
         runs: dict[str, Run] = {
             case: TimedMD(
-                potential(subject, config, atoms), start, settings, min_seconds=config.min_seconds
+                potential(subject, config, atoms, replicas),
+                start,
+                settings,
+                min_seconds=config.min_seconds,
             )
-            for case, atoms, start in ((many, small, positions), (one, large, large.positions))
+            for case, atoms, start, replicas in (
+                (many, small, positions, config.replicas),
+                (one, large, large.positions, 1),
+            )
         }
         costs = in_turn(runs, dict.fromkeys(runs, config.repeats), total)
         figures += [

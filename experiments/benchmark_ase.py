@@ -13,7 +13,7 @@ import numpy as np
 from ase import Atoms, units
 from ase.md.verlet import VelocityVerlet
 
-from distill.errors import MissingDependencyError
+from distill.errors import ConfigError, MissingDependencyError
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,46 @@ class AseRun:
         return (time.perf_counter() - begun) / case.steps
 
 
-def nep_run(case: Case, cutoff: float, angular_cutoff: float) -> AseRun:
-    """NEP4 on the CPU through calorine, with weights drawn here; cutoffs in Å."""
+def nep_run(case: Case, text: str) -> AseRun:
+    """NEP on the CPU through calorine, from the text of a potential file."""
     require("calorine", "pip install calorine (it compiles C++)")
     from calorine.calculators import CPUNEP
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "nep.txt"
-        path.write_text(random_nep(("O", "H"), cutoff, angular_cutoff))
+        path.write_text(text)
         return AseRun(case, CPUNEP(str(path)))
 
 
-def random_nep(elements: tuple[str, ...], radial_cutoff: float, angular_cutoff: float) -> str:
+def read_nep(path: Path) -> str:
+    """The text of a potential file; raises ConfigError where there is none."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"nep={path} cannot be read as a potential file ({error})") from error
+
+
+def nep_header(text: str, path: Path) -> tuple[str, float, float]:
+    """Version (`nep4`), radial and angular cutoff in Å, from the text of a potential file.
+
+    Raises:
+        ConfigError: it is none, or lacks hydrogen or oxygen.
+    """
+    lines = [line.split() for line in text.splitlines()[:20] if line.strip()]
+    cutoffs = next((words[1:3] for words in lines if words[0] == "cutoff"), [])
+    if len(cutoffs) < 2 or not lines[0][0].startswith("nep"):
+        raise ConfigError(f"nep={path} is no potential file of NEP: a line nep... or cutoff lacks")
+    missing = {"H", "O"} - set(lines[0][2:])
+    if missing:
+        raise ConfigError(
+            f"nep={path} does not know {', '.join(sorted(missing))}: give one that does"
+        )
+    return lines[0][0], float(cutoffs[0]), float(cutoffs[1])
+
+
+def random_nep(
+    radial_cutoff: float, angular_cutoff: float, elements: tuple[str, ...] = ("O", "H")
+) -> str:
     """A potential file of GPUMD (NEP4, 30 hidden units) whose energies are next to nothing."""
     n_max, basis, l_max, hidden = 4, 8, 4, 30
     descriptors = (n_max + 1) + (n_max + 1) * (l_max + 1)  # one more for the four-body term

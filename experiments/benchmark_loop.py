@@ -1,7 +1,7 @@
 """What a whole MD run costs beside the forces and neighbour lists in it.
 
-    python experiments/benchmark_loop.py student=runs/water_ani/student/student \\
-        structure=runs/water_ani/test.h5
+    python experiments/benchmark_loop.py student=runs/water_nep/student/student \\
+        structure=runs/water_nep/test.h5
     python experiments/benchmark_loop.py --smoke
 
 `run_md` makes its blocks; after each of them a bare loop makes as many steps, which does nothing

@@ -21,7 +21,16 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmark_ase import Case, Run, nep_run, orb_run, require
+from benchmark_ase import (
+    Case,
+    Run,
+    nep_header,
+    nep_run,
+    orb_run,
+    random_nep,
+    read_nep,
+    require,
+)
 from distill.errors import MissingDependencyError
 
 MACE: dict[str, Any] = {"num_channels": 32, "l_max": 2, "num_layers": 2}
@@ -45,8 +54,11 @@ class Peer:
     few: bool = False
 
 
-def peers(cutoff: float) -> list[Peer]:
-    """All of them, with cutoff `cutoff` in Å where it can be chosen."""
+def peers(cutoff: float, nep: Path | None = None) -> list[Peer]:
+    """All of them, with cutoff `cutoff` in Å where it can be chosen.
+
+    `nep` is a potential file of GPUMD, in place of random weights.
+    """
     return [
         Peer(
             "FeNNol MD, ANI-1ccx",
@@ -58,15 +70,7 @@ def peers(cutoff: float) -> list[Peer]:
             "the same with a list made anew at the interval that FeNNol derives from the skin",
             lambda case: FennolRun(case, 0.5),
         ),
-        *(
-            Peer(
-                f"NEP4 (calorine), {cutoff:g} and {angular:g} Å",
-                "radial and angular cutoff; random weights, double precision; velocity Verlet of "
-                "ASE, list made anew at every step",
-                lambda case, angular=angular: nep_run(case, cutoff, angular),  # type: ignore[misc]
-            )
-            for angular in sorted({cutoff, min(cutoff, 4.0)}, reverse=True)
-        ),
+        *(random_neps(cutoff) if nep is None else [given_nep(nep)]),
         Peer(
             "Lennard-Jones (jax-md)",
             "argon at reduced density 0.84, as many atoms, cutoff 2.5 sigma: the floor",
@@ -86,6 +90,36 @@ def peers(cutoff: float) -> list[Peer]:
             few=True,
         ),
     ]
+
+
+NEP_RUN = "double precision; velocity Verlet of ASE, list made anew at every step"
+
+
+def random_neps(cutoff: float) -> list[Peer]:
+    """NEP4 with the radial cutoff of the students, and the same or a usual one for angles."""
+    return [
+        Peer(
+            f"NEP4 (calorine), {cutoff:g} and {angular:g} Å",
+            f"radial and angular cutoff; random weights, {NEP_RUN}",
+            lambda case, angular=angular: nep_run(case, random_nep(cutoff, angular)),  # type: ignore[misc]
+        )
+        for angular in sorted({cutoff, min(cutoff, 4.0)}, reverse=True)
+    ]
+
+
+def given_nep(path: Path) -> Peer:
+    """A trained NEP from a file.
+
+    Raises:
+        ConfigError: it cannot be read, or does not know water.
+    """
+    text = read_nep(path)
+    version, radial, angular = nep_header(text, path)
+    return Peer(
+        f"{version.upper()} (calorine), {radial:g} and {angular:g} Å, trained",
+        f"{path.name}; radial and angular cutoff; {NEP_RUN}",
+        lambda case: nep_run(case, text),
+    )
 
 
 class FennolRun:

@@ -65,6 +65,8 @@ class DynamicsConfig:
         replicas: side by side in each of the three runs.
         teacher_replicas: those of the teacher, where they are to be fewer; always one for a teacher
             outside JAX.
+        teacher_runs: folder that keeps the teacher's runs, for certificates of several students
+            that share `structure`, `seed` and this part; by default they are kept in `output`.
         observables: what is measured in them.
     """
 
@@ -79,6 +81,7 @@ class DynamicsConfig:
     )
     replicas: int = 4
     teacher_replicas: int | None = None
+    teacher_runs: Path | None = None
     observables: ObservablesConfig = field(
         default_factory=lambda: ObservablesConfig(rdf=True, msd=True, vdos=True, start=5.0)
     )

@@ -49,17 +49,23 @@ class Job:
         start = self.dataset.structure(int(self.test[0]))
         self.atoms: Atoms = read_structure(config.structure) if config.structure else start
         self.student.species(self.atoms.numbers)
-        identity = {
-            "bundle": self.bundle.card["sha256"],
-            "dataset": self.dataset.sha256,
-            "test": self.test.tolist(),
+        system = {
             "numbers": self.atoms.numbers.tolist(),
             "positions": self.atoms.positions.tolist(),
             "cell": self.atoms.cell.array.tolist(),
             "pbc": self.atoms.pbc.tolist(),
             "seed": config.seed,
         }
+        identity = {
+            "bundle": self.bundle.card["sha256"],
+            "dataset": self.dataset.sha256,
+            "test": self.test.tolist(),
+            **system,
+        }
         self.kept = KeptParts(config.output / "parts", identity)
+        folder = config.dynamics.teacher_runs
+        # The teacher's runs depend on no student.
+        self.teacher_kept = KeptParts(folder, system) if folder else self.kept
 
     @cached_property
     def teacher(self) -> Teacher:
@@ -211,7 +217,8 @@ class Job:
                 "observables": asdict(chosen.observables),
                 "teacher": "" if name == "student" else self.teacher.info.weights_sha256,
             }
-            runs[name] = self.kept.get(f"dynamics_{name}", settings, partial(make, md, name))
+            kept = self.kept if name == "student" else self.teacher_kept
+            runs[name] = kept.get(f"dynamics_{name}", settings, partial(make, md, name))
         return {
             "student": runs["student"],
             "teachers": [runs["teacher_first"], runs["teacher_second"]],

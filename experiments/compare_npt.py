@@ -1,7 +1,7 @@
 """The density of a student in NPT by two programs: our loop in JAX, and ASE.
 
-    python experiments/compare_npt.py student=runs/water_ani/student/student \\
-        structure=runs/water_ani/test.h5 case='water, 300 K, 1 bar'
+    python experiments/compare_npt.py student=runs/water_nep/student/student \\
+        structure=runs/water_nep/test.h5 case='water, 300 K, 1 bar'
     python experiments/compare_npt.py --smoke
 
 Stochastic cell rescaling on the device lists against the dynamics of Martyna, Tobias and Klein in

@@ -38,6 +38,9 @@ TOGETHER, ALONE = "together", " alone"
 BASE = "base"
 """Names of cases and subjects in the configurations of the studies."""
 
+REFERENCE = "{}_against_reference_mae_mev_per_ang"
+"""Metrics of teacher and student where labels of a better method are at hand."""
+
 CALIBRATED = "predicted_error_rms_mev_per_ang"
 """A metric of students with an uncertainty."""
 
@@ -54,6 +57,7 @@ def main() -> None:
         "molecules": molecules_table(molecules),
         "ablation": ablation_table(ablation),
         "uncertainty": uncertainty_table(plain),
+        "reference": reference_table(plain),
     }
     replace_text(page, fill(page.read_text(encoding="utf-8"), tables))
     images = DOCS / "images"
@@ -144,6 +148,21 @@ def uncertainty_table(students: Students) -> str:
                 )
                 for part in parts
             ]
+            lines.append(f"| {case} | {subject} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def reference_table(students: Students) -> str:
+    """Student and teacher against the method that the teacher learnt."""
+    lines = [
+        "| case | student | student against teacher | teacher against reference "
+        "| student against reference |",
+        "|---|---|---:|---:|---:|",
+    ]
+    teacher, student = REFERENCE.format("teacher"), REFERENCE.format("student")
+    for (case, subject), metrics in students.items():
+        if teacher in metrics:
+            cells = [f"{metrics[name]['value']:.1f}" for name in (MAE, teacher, student)]
             lines.append(f"| {case} | {subject} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -6,8 +6,10 @@ import shlex
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import MISSING, Field, fields
+from pathlib import Path
 from typing import Any
 
+import jax
 import yaml
 
 from distill.config import config_to_dict, load_config, parse_command_line, save_config
@@ -32,6 +34,14 @@ def run_script(
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
+
+
+def keep_compilations(folder: Path | None) -> None:
+    """Keep what XLA compiles in a folder, and take it from there the next time; None for not."""
+    if folder is None:
+        return
+    jax.config.update("jax_compilation_cache_dir", str(folder.resolve()))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 def command_of(script: str, config: Any) -> str:

@@ -14,7 +14,6 @@ and `.png`). With `record=docs/results/simulation.json case=...` the figures bec
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sys
 import time
@@ -27,12 +26,10 @@ import jax
 import numpy as np
 from ase import Atoms
 
-from distill import teachers
-from distill.errors import ConfigError, DatasetError, UnsupportedStructureError
-from distill.evaluation.domain import closest_seen, outside_domain
+from distill.errors import ConfigError, DatasetError
+from distill.evaluation.domain import closest_seen
 from distill.evaluation.results import record_figures, replace_text
 from distill.observables import Observables, ObservablesConfig
-from distill.potential import Potential
 from distill.simulation import (
     FORMATS,
     BackgroundWriter,
@@ -46,11 +43,10 @@ from distill.simulation import (
     open_trajectory,
     run_md,
 )
-from distill.students import load_bundle
 from distill.units import BOLTZMANN
 from observe import report_observed, save_results
-from quickstart import resolve_teacher
-from script import claim_folder, command_of, run_script
+from script import claim_folder, command_of, keep_compilations, run_script
+from simulation_model import find_model, outside_training, with_skin
 from simulation_records import simulation_figures
 from simulation_start import read_start
 from simulation_summary import Totals, baths_of, report
@@ -83,8 +79,12 @@ class SimulateConfig:
         domain: what to do where the start holds an element, a distance or a density outside the
             training data of the bundle: `refuse`, `warn` or `ignore`.
         dtype: precision.
-        skin: of the neighbour lists of students, Å.
+        skin: of the neighbour lists of students, Å. `auto` measures which is the fastest before
+            the first step; the one found is written to `config.yaml`, and a run that goes on keeps
+            it.
         checkpoint_every: blocks.
+        compilation_cache: folder in which compiled programs are kept for the next run; None for
+            none.
         output: folder.
         record: JSON file to which the figures are added, see `simulation_records`.
         case: name of what was run in the records.
@@ -102,8 +102,9 @@ class SimulateConfig:
     format: Literal["extxyz", "h5md", "traj"] = "extxyz"
     domain: Literal["refuse", "warn", "ignore"] = "warn"
     dtype: Literal["float32", "float64"] = "float32"
-    skin: float = 0.5
+    skin: float | Literal["auto"] = 0.5
     checkpoint_every: int = 10
+    compilation_cache: Path | None = None
     output: Path = Path("runs/simulation")
     record: Path | None = None
     case: str = ""
@@ -138,12 +139,14 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: SimulateConfig) -> dict[str, Any]:
     """The summary, which is also in `summary.json`."""
+    keep_compilations(config.compilation_cache)
     with jax.enable_x64(config.dtype == "float64"):
         return _run(config)
 
 
 def _run(config: SimulateConfig) -> dict[str, Any]:
     atoms = read_start(config.structure).repeat(config.repeat)
+    config = with_skin(config, atoms)
     observables = Observables(
         atoms,
         config.observables,
@@ -216,50 +219,6 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
     return summary
 
 
-def outside_training(
-    atoms: Atoms, domain: dict[str, Any] | None, config: SimulateConfig
-) -> list[str]:
-    """What of the start lies outside the training data; warned of, or refused if so chosen.
-
-    Raises:
-        UnsupportedStructureError: something does, and `domain=refuse`.
-    """
-    if domain is None:
-        return []
-    factor = config.safety.contact_factor
-    outside = [f"the start: {told}" for told in outside_domain(atoms, domain, factor)]
-    if outside and config.domain == "refuse":
-        raise UnsupportedStructureError(
-            f"{config.structure} lies outside the training data of {config.model}: "
-            f"{'; '.join(outside)}. Label such structures and train again, or set domain=warn"
-        )
-    for told in outside:
-        print(f"warning: {told}")
-    return outside
-
-
-def find_model(
-    config: SimulateConfig, atoms: Atoms
-) -> tuple[Potential, float, str, dict[str, Any] | None]:
-    """Potential, reference energy in eV, SHA-256 of the model, training domain if known."""
-    folder = Path(config.model)
-    dtype = np.dtype(config.dtype)
-    if ":" in config.model and not folder.is_dir():
-        teacher = teachers.load(resolve_teacher(config.model))
-        potential = teacher.potential(atoms)
-        if np.dtype(potential.dtype) != dtype:
-            raise ConfigError(
-                f"{config.model} runs in {np.dtype(potential.dtype)}: set dtype to that"
-            )
-        return potential, 0.0, str(teacher.info.weights_sha256), None
-    bundle = load_bundle(folder)
-    student = bundle.student
-    potential = student.potential(atoms, skin=config.skin, dtype=dtype)
-    recorded = json.dumps(bundle.card["sha256"], sort_keys=True)
-    energy = student.reference_energy(atoms.numbers)
-    return potential, energy, _sha256(recorded), bundle.card.get("domain")
-
-
 def claim(config: SimulateConfig) -> None:
     """Write the configuration into the folder; refuse one that holds another run."""
     others = (path for name in FORMATS for path in config.output.glob(f"*.{name}"))
@@ -273,6 +232,7 @@ def claim(config: SimulateConfig) -> None:
             safety=config.safety,
             domain=config.domain,
             checkpoint_every=config.checkpoint_every,
+            compilation_cache=config.compilation_cache,
             record=config.record,
             case=config.case,
             subject=config.subject,
@@ -299,10 +259,6 @@ def writers(config: SimulateConfig, atoms: Atoms, reference: float) -> list[Back
         )
         for replica, name in enumerate(names)
     ]
-
-
-def _sha256(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()
 
 
 if __name__ == "__main__":

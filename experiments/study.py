@@ -43,6 +43,7 @@ class StudyConfig:
         tests: by name of a test, pattern of the trajectories that it takes from `dataset`; the name
             is added to the case. A variant that is trained on the trajectories of one pattern takes
             the test of that pattern alone. One test of everything by default.
+        reference: the same structures with labels of a better method, see `evaluate.py`.
         output: folder of the runs, one for each variant.
         case: name of the comparison in the records.
         record: JSON file to which the figures are added.
@@ -53,6 +54,7 @@ class StudyConfig:
     only: tuple[str, ...] = ()
     dataset: Path = Path("dataset.h5")
     tests: dict[str, str] = field(default_factory=dict)
+    reference: Path | None = None
     output: Path = Path("runs/study")
     case: str = ""
     record: Path | None = None
@@ -124,6 +126,7 @@ def test_of(
             run=training.output,
             dataset=config.dataset,
             trajectories=pattern,
+            reference=config.reference,
             case=case,
             subject=name,
             record=config.record,

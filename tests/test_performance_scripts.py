@@ -33,7 +33,8 @@ def test_benchmark_profile_and_report(script, tmp_path, monkeypatch, capsys, qui
     options = {"n_radial": 8, "n_channels": 8, "max_l": 1, "n_triples": 0, "hidden": (32, 32)}
     monkeypatch.setitem(SIZES, "moment-s", ("moment", options))
     output = f"output={tmp_path / 'performance.json'}"
-    assert script("benchmark").main(["--smoke", output]) == 0
+    smoke = ["--smoke", output, "ensembles=[nve, npt_scr]", "skin=auto"]
+    assert script("benchmark").main(smoke) == 0
     shown = capsys.readouterr().out
     assert "NOT PINNED" in shown and "not equilibrated" in shown
     assert script("profile_md").main(["--smoke", output]) == 0
@@ -46,6 +47,8 @@ def test_benchmark_profile_and_report(script, tmp_path, monkeypatch, capsys, qui
     assert cost["subject"] == "moment-s (random weights)" and cost["value"] > 0
     assert cost["spread"][0] <= cost["value"] <= cost["spread"][1]
     assert "'sizes=[48]'" in cost["command"]
+    assert found["48 atoms of water, npt_scr, float32", "MD cost"]["value"] > 0
+    assert 0.2 <= found["48 atoms of water", "skin chosen"]["value"] <= 2.0
     aggregate = found["2 replicas of 24 atoms", script("report_performance").AGGREGATE]
     assert aggregate["unit"] == "x" and aggregate["value"] > 0
     whole, bare, ratio = (
@@ -138,10 +141,25 @@ def test_a_peer_that_is_missing_names_its_command(script, monkeypatch):
 
 
 def test_the_written_nep_has_the_numbers_that_its_header_promises(script):
-    lines = script("benchmark_ase").random_nep(("O", "H"), 5.0, 4.0).splitlines()
+    lines = script("benchmark_ase").random_nep(5.0, 4.0).splitlines()
     # 30 descriptors: networks of both elements, expansion of 4 pairs of elements, scales.
     assert len(lines) == 6 + (2 * 32 * 30 + 1) + 4 * 2 * 5 * 9 + 30
     assert lines[1].startswith("cutoff 5 4 ")
+
+
+def test_a_trained_nep_is_given_as_a_file(script, tmp_path):
+    path = tmp_path / "nep.txt"
+    path.write_text(script("benchmark_ase").random_nep(6.0, 4.5))
+    (own,) = (p for p in script("benchmark_peers").peers(5.0, path) if "calorine" in p.name)
+    assert own.name == "NEP4 (calorine), 6 and 4.5 Å, trained" and "nep.txt" in own.detail
+    path.write_text(script("benchmark_ase").random_nep(6.0, 4.5, ("C", "O")))
+    for text, match in ((None, "does not know H"), ("no potential", "is no potential file")):
+        if text is not None:
+            path.write_text(text)
+        with pytest.raises(ConfigError, match=match):
+            script("benchmark_peers").peers(5.0, path)
+    with pytest.raises(ConfigError, match="cannot be read"):
+        script("benchmark_peers").peers(5.0, tmp_path / "missing")
 
 
 def test_wrong_settings_are_named(script, tmp_path, capsys):

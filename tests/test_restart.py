@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -288,6 +289,14 @@ def test_grouped_lists_come_back_with_their_sizes():
     for a, b in zip(jax.tree.leaves(back), jax.tree.leaves(lists), strict=True):
         np.testing.assert_array_equal(a, b)
         assert a.dtype == b.dtype
+
+
+def test_keys_of_static_sizes_may_be_numpy_integers():
+    """FeNNol's capacities for several periodic images are of this kind."""
+    sizes = {np.int32(8): np.int64(32)}
+    arrays: list[np.ndarray] = []
+    packed = json.loads(json.dumps(pack(sizes, arrays)))
+    assert unpack(packed, sizes, arrays) == {8: 32}
 
 
 def test_what_cannot_be_saved_is_named():

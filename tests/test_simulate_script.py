@@ -12,6 +12,7 @@ import pytest
 from ase.build import molecule
 from builders import small_student, triclinic_cell
 
+from distill.config import load_config
 from distill.data import Dataset
 from distill.evaluation.domain import training_domain
 from distill.evaluation.results import read_records
@@ -67,6 +68,17 @@ def test_replicas_go_on_where_they_were(simulate, bundle, tmp_path, capsys):
         assert (whole / name).read_bytes() == (output / name).read_bytes()
     assert simulate.main([*common, "md.steps=40", "md.temperature=400"]) == 1
     assert "holds a run with other settings" in capsys.readouterr().err
+
+
+def test_a_skin_once_chosen_stays(simulate, bundle, tmp_path, monkeypatch):
+    arguments = [f"model={bundle}", "structure=H2O", f"output={tmp_path}", "skin=auto", MD]
+    assert simulate.main([*arguments, "md.steps=10"]) == 0
+    chosen = load_config(simulate.SimulateConfig, tmp_path / "config.yaml").skin
+    assert 0.2 <= chosen <= 2.0
+    # The run goes on without a measurement, which might choose another one.
+    monkeypatch.setattr(importlib.import_module("simulation_model"), "tune_skin", None)
+    assert simulate.main([*arguments, "md.steps=20"]) == 0
+    assert load_config(simulate.SimulateConfig, tmp_path / "config.yaml").skin == chosen
 
 
 def test_a_ladder_of_temperatures(simulate, bundle, tmp_path, capsys):

@@ -142,7 +142,7 @@ def test_the_page_shows_what_was_recorded(script):
 
 
 def test_settings_of_the_runs_are_valid(script):
-    folder = ROOT / "experiments" / "configs" / "water_ani"
+    folder = ROOT / "experiments" / "configs" / "water_nep"
     for name, settings in (("simulate", "SimulateConfig"), ("certify", "CertifyConfig")):
         paths = sorted(folder.glob(f"{name}_*.yaml"))
         assert paths

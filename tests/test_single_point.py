@@ -279,3 +279,21 @@ def test_uncertainty_comes_along(x64: None) -> None:
         expected = student.label([atoms], dtype=np.float64).uncertainty
         np.testing.assert_allclose(found, expected[0], rtol=0, atol=1e-10)
         assert "forces" in atoms.calc.export_properties()
+
+
+def test_the_calculator_keeps_a_copy_of_what_it_calculated(x64: None) -> None:
+    atoms, calc = ethanol(), calculator()
+    atoms.calc = calc
+    atoms.get_forces()
+    first = calc.atoms
+    atoms.positions[0, 0] += 0.1
+    atoms.set_tags(1)
+    atoms.get_forces()
+    assert calc.atoms == atoms and calc.atoms != first and calc.atoms.get_tags().all()
+    assert not np.shares_memory(calc.atoms.positions, atoms.positions)
+    # Asked about a move, then given another change besides.
+    atoms.positions[0, 0] += 0.1
+    assert calc.calculation_required(atoms, ["forces"])
+    atoms.numbers[[1, 2]] = atoms.numbers[[2, 1]]
+    check(calc, atoms)
+    assert calc.atoms == atoms

@@ -12,8 +12,9 @@ import numpy as np
 
 from distill.errors import CapacityError
 from distill.potential import Potential
-from distill.simulation import MDConfig, make_block, make_integrator
-from distill.simulation.blocks import MAX_REALLOCATIONS, allocate_lists
+from distill.simulation import MDConfig, bath_of, make_integrator
+from distill.simulation.blocks import MAX_REALLOCATIONS, list_functions
+from distill.simulation.programs import Programs
 
 
 class TimedMD:
@@ -46,17 +47,16 @@ class TimedMD:
         Raises:
             CapacityError: the neighbour list kept overflowing.
         """
-        self._potential, self._config = potential, config
+        self._config = config
         self._replicas = np.ndim(positions) == 3
         self._records = config.block_steps // config.record_every
         begun = time.perf_counter()
-        start, self._block = make_block(potential, config, self._replicas)
-        lists = allocate_lists(potential, positions, None, self._replicas)
+        self._programs = Programs(potential, config, self._replicas)
         key = jax.random.PRNGKey(config.seed)
         if self._replicas:
             key = jax.random.split(key, len(positions))
-        state = start(key, jnp.asarray(positions, potential.dtype), lists, velocities)
-        self._first = state, lists
+        bath = bath_of(config, len(positions) if self._replicas else None)
+        self._first = self._programs.first(key, np.asarray(positions), velocities, bath)
         self._n_blocks = 1
         self._run_with_growing_lists()
         self.compile_seconds = time.perf_counter() - begun
@@ -77,7 +77,8 @@ class TimedMD:
         state, lists = self._first
         if self._replicas:
             state, lists = jax.tree.map(lambda leaf: leaf[0], self._first)
-        rebuilds = count_rebuilds(self._potential, self._config, state, lists, self.steps)
+        potential = self._programs.reference(self._first[1])
+        rebuilds = count_rebuilds(potential, self._config, state, lists, self.steps)
         return self.steps / rebuilds if rebuilds else math.inf
 
     def _run(self) -> tuple[float, Any]:
@@ -86,20 +87,20 @@ class TimedMD:
         flags = []
         begun = time.perf_counter()
         for _ in range(self._n_blocks):
-            state, lists, _, overflow = self._block(state, lists, self._records)
+            state, lists, _, overflow = self._programs.block(state, lists, self._records)
             flags.append(overflow)
+            lists = self._programs.adapted(state, lists)
         jax.block_until_ready(state)
         seconds = time.perf_counter() - begun
         return seconds, lists if any(bool(jnp.any(flag)) for flag in flags) else None
 
     def _run_with_growing_lists(self) -> None:
-        for _ in range(MAX_REALLOCATIONS):
+        for growths in range(1, MAX_REALLOCATIONS + 1):
             _, overflowed = self._run()
             if overflowed is None:
                 return
             state, _ = self._first
-            lists = allocate_lists(self._potential, state.position, overflowed, self._replicas)
-            self._first = state, lists
+            self._first = state, self._programs.larger(state, overflowed, growths)
         raise CapacityError(
             f"the neighbour list still overflows after {MAX_REALLOCATIONS} growths: the potential "
             "is outside its range; time it from another start"
@@ -109,15 +110,17 @@ class TimedMD:
 def count_rebuilds(
     potential: Potential, config: MDConfig, state: Any, lists: Any, n_steps: int
 ) -> int:
-    """How often `potential.update` changed the lists in `n_steps` from a jax-md state."""
+    """How often the lists, those of `make_block`, changed in `n_steps` from a state of it."""
     _, step = make_integrator(potential, config)
+    functions = list_functions(potential, config)
 
     def one_step(_: Any, carry: Any) -> Any:
         state, lists, count = carry
-        new = potential.update(lists, state.position)
+        new = functions.update(lists, state)
         pairs = zip(jax.tree.leaves(lists), jax.tree.leaves(new), strict=True)
         changed = jnp.any(jnp.stack([jnp.any(old != now) for old, now in pairs]))
-        return step(state, neighbors=new), new, count + changed
+        moved = step(state, neighbors=functions.of_potential(new))
+        return moved, functions.check(new, moved)[0], count + changed
 
     @jax.jit
     def run(state: Any, lists: Any) -> jax.Array:

@@ -12,39 +12,28 @@ SKINS = tuple(np.round(np.arange(0.2, 2.01, 0.1), 1).tolist())
 """Å, the skins to choose from."""
 
 
-def cost_by_volume(cost: float, cutoff: float, skin: float) -> Callable[[float], float]:
-    """The cost at any skin from the `cost` measured at `skin`: as the sphere searched grows.
+def cost_by_volume(
+    cutoff: float, skins: tuple[float, float], costs: tuple[float, float]
+) -> Callable[[float], float]:
+    """The cost at any skin: a constant, and a part that grows as the sphere searched.
 
     Args:
-        cost: in any unit, of a step or of a rebuild.
         cutoff: Å.
-        skin: Å.
+        skins: Å, two of them, the smaller one first.
+        costs: measured there, of a step or of a rebuild, in any unit. Where the cost at the wider
+            skin is not the larger one, the mean is taken for both.
     """
-    return lambda other: cost * ((cutoff + other) / (cutoff + skin)) ** 3
-
-
-def speed_of(skin: float, steps: float) -> float:
-    """Å per step of the fastest atom, if lists with `skin` (Å) lasted for `steps` steps."""
-    return REBUILD_FRACTION * skin / steps
-
-
-def cost_per_step(skin: float, step_cost: float, rebuild_cost: float, speed: float) -> float:
-    """Mean cost of a step with its share of the rebuilds, in the unit of the two costs.
-
-    Args:
-        skin: Å.
-        step_cost: of a step without a rebuild.
-        rebuild_cost: of a rebuild.
-        speed: Å per step, of the fastest atom; atoms that vibrate or diffuse get along less far
-            than that in many steps, so that lists last at least as long as is assumed here.
-    """
-    steps = max(REBUILD_FRACTION * skin / speed, 1.0) if speed > 0 else np.inf
-    return step_cost + rebuild_cost / steps
+    narrow, wide = ((cutoff + skin) ** 3 for skin in skins)
+    slope = (costs[1] - costs[0]) / (wide - narrow)
+    if not slope > 0:
+        return lambda skin: 0.5 * (costs[0] + costs[1])
+    return lambda skin: costs[0] + slope * ((cutoff + skin) ** 3 - narrow)
 
 
 def choose_skin(
     step_cost: Callable[[float], float],
     rebuild_cost: Callable[[float], float],
+    steps_per_rebuild: Callable[[float], float],
     speed: float,
     skins: Sequence[float] = SKINS,
 ) -> float:
@@ -54,9 +43,10 @@ def choose_skin(
         step_cost: cost of a step without a rebuild, as a function of the skin in Å; measured or
             from `cost_by_volume`.
         rebuild_cost: the same for a rebuild, in the same unit.
-        speed: Å per step, of the fastest atom; see `speed_of`.
-        skins: Å, to choose from. Those that an atom could cross in one step are left out, because
-            a list must survive the step after it was checked.
+        steps_per_rebuild: how many steps a list lasts, at least 1; infinite for atoms at rest.
+        speed: largest way of an atom in a step, Å. Skins of which it takes more than a list leaves
+            after the last check are left out, because a list must survive the step after it.
+        skins: Å, to choose from.
 
     Raises:
         ValueError: a cost is negative, the speed is negative or not finite, or the atoms are too
@@ -70,7 +60,7 @@ def choose_skin(
             f"atoms that move by {speed} Å in a step are too fast for skins up to "
             f"{max(skins, default=0.0)} Å; use a smaller timestep"
         )
-    costs = [cost_per_step(s, step_cost(s), rebuild_cost(s), speed) for s in allowed]
+    costs = [step_cost(s) + rebuild_cost(s) / steps_per_rebuild(s) for s in allowed]
     if not min(costs) >= 0:
         raise ValueError("costs must not be negative or NaN")
     return float(allowed[int(np.argmin(costs))])

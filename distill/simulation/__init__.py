@@ -2,7 +2,7 @@
 
 from distill.simulation.background import BackgroundWriter
 from distill.simulation.bath import Bath, bath_of
-from distill.simulation.blocks import make_block
+from distill.simulation.blocks import make_block, runs_in_turn
 from distill.simulation.checkpoints import Follower, MDCheckpoints
 from distill.simulation.config import BAROSTATS, ENSEMBLES, MDConfig
 from distill.simulation.ensembles import kinetic_energy, make_integrator, mass_of
@@ -14,6 +14,7 @@ from distill.simulation.reading import TrajectoryReader
 from distill.simulation.relax import Relaxed, make_relaxer, relax
 from distill.simulation.run import MDResult, run_md
 from distill.simulation.safety import SafetyConfig, Watch
+from distill.simulation.skin_choice import SkinChoice, tune_skin
 from distill.simulation.trajectory import TrajectoryWriter
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "MDResult",
     "Relaxed",
     "SafetyConfig",
+    "SkinChoice",
     "TrajectoryReader",
     "TrajectoryWriter",
     "Watch",
@@ -45,4 +47,6 @@ __all__ = [
     "propose_ladder",
     "relax",
     "run_md",
+    "runs_in_turn",
+    "tune_skin",
 ]

@@ -14,7 +14,7 @@ from distill.simulation.config import BAROSTATS, MDConfig
 from distill.simulation.ensembles import bath_energy, kinetic_energy, make_integrator
 from distill.simulation.exchange import with_exchanges
 from distill.simulation.measure import measure
-from distill.simulation.strain import fixed_lists, strained_lists
+from distill.simulation.strain import ListFunctions, fixed_lists, strained_lists
 
 MAX_REALLOCATIONS = 10
 """Growths of the list within one block after which the run is given up."""
@@ -37,7 +37,7 @@ def make_block(
     """
     start, step = make_integrator(potential, config)
     moves = config.ensemble in BAROSTATS
-    lists = strained_lists(potential) if moves else fixed_lists(potential)
+    lists = list_functions(potential, config)
 
     def one_step(_: Any, carry: Any) -> Any:
         state, neighbors, overflow = carry
@@ -116,6 +116,13 @@ def make_block(
     )
 
 
+def list_functions(potential: Potential, config: MDConfig) -> ListFunctions:
+    """How the steps of a block use their lists: strained ones in NPT."""
+    if config.ensemble in BAROSTATS:
+        return strained_lists(potential)
+    return fixed_lists(potential)
+
+
 def over_replicas(function: Callable[[Any], Any], replicas: Any, n_atoms: int) -> Any:
     """`function` of each replica (leading axis of all arrays), results stacked.
 
@@ -123,9 +130,14 @@ def over_replicas(function: Callable[[Any], Any], replicas: Any, n_atoms: int) -
     choice between two computed results. A CPU gains nothing from vmap beyond small systems, so
     there the replicas run one after the other within the compiled loop.
     """
-    if jax.default_backend() == "cpu" and n_atoms >= SEQUENTIAL_FROM:
+    if runs_in_turn(n_atoms):
         return jax.lax.map(function, replicas)
     return jax.vmap(function)(replicas)
+
+
+def runs_in_turn(n_atoms: int) -> bool:
+    """Whether replicas of so many atoms run one after the other, see `over_replicas`."""
+    return jax.default_backend() == "cpu" and n_atoms >= SEQUENTIAL_FROM
 
 
 def allocate_lists(potential: Potential, positions: Any, previous: Any, replicas: bool) -> Any:

@@ -35,7 +35,8 @@ def pack(value: Any, arrays: list[np.ndarray]) -> dict[str, Any]:
         names = [field.name for field in dataclasses.fields(value) if field.init]
         return {"fields": {name: pack(getattr(value, name), arrays) for name in names}}
     if isinstance(value, Mapping):
-        return {"items": [[key, pack(item, arrays)] for key, item in value.items()]}
+        keys = [key.item() if isinstance(key, np.generic) else key for key in value]
+        return {"items": [[k, pack(v, arrays)] for k, v in zip(keys, value.values(), strict=True)]}
     if isinstance(value, tuple | list):
         return {"sequence": [pack(item, arrays) for item in value]}
     raise CheckpointError(

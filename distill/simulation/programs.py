@@ -49,6 +49,10 @@ class Programs:
         """`(state, lists, records, overflow)` after `n_records * record_every` steps."""
         return self._at(_rung(lists))[2](state, lists, n_records)
 
+    def reference(self, lists: Any) -> Potential:
+        """The potential in whose cell the lists were made."""
+        return self._at(_rung(lists))[0]
+
     def larger(self, state: Any, lists: Any, growths: int) -> Any:
         """Lists for `state` in place of `lists`, which overflowed or were crushed.
 
