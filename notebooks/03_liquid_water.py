@@ -16,19 +16,19 @@
 # %% [markdown]
 # # Liquid water: structure, vibrations, density and speed
 #
-# A potential of liquid water is distilled into a small student. Then both simulate the same box, and
-# what a liquid is judged by is compared: radial distribution functions, vibrational density of
-# states, density at constant pressure. Two runs of the teacher with different seeds say
-# how well two runs of this length can agree at all.
+# A potential of liquid water is distilled into a small student. Then both simulate the same box,
+# and what a liquid is judged by is compared: radial distribution functions, vibrational density of
+# states, density at constant pressure. Two runs of the teacher with different seeds say how well
+# two runs of this length can agree at all.
 #
 # This tells how well the student follows its teacher, not how well the teacher describes water.
 #
 # Units throughout: eV, Å, eV/Å, fs, K, GPa.
 #
-# Install once, in the root of the repository: `pip install -e ".[notebook]" -c constraints.txt`, and
-# `pip install calorine` for the teacher: a NEP4 potential of water, whose file `nep_water.txt` must
-# lie where the notebook runs. Any other teacher with stress will do that keeps water liquid in its
-# own dynamics, which not every one does: the mean of the ANI-1ccx networks collapses.
+# Install once, in the root of the repository: `pip install -e ".[notebook]" -c constraints.txt`,
+# and `pip install calorine` for the teacher: a NEP4 potential of water, whose file `nep_water.txt`
+# must lie where the notebook runs. Any other teacher with stress will do that keeps water liquid in
+# its own dynamics, which not every one does: the mean of the ANI-1ccx networks collapses.
 
 # %%
 import os
@@ -51,10 +51,10 @@ from distill.training import LossConfig, TrainingConfig, fit
 # %% [markdown]
 # ## Settings
 #
-# As they are, the teacher makes some 200 000 steps. With the
-# environment variable `DISTILL_SMOKE` set, everything is as small as it can be, and the teacher is
-# the small one that comes with the repository, which knows nothing of liquids: the tests run the
-# notebook that way, and the results then mean nothing.
+# As they are, the teacher makes some 200 000 steps. With the environment variable `DISTILL_SMOKE`
+# set, everything is as small as it can be, and the teacher is the small one that comes with the
+# repository, which knows nothing of liquids: the tests run the notebook that way, and the results
+# then mean nothing.
 
 # %%
 SMOKE = bool(os.environ.get("DISTILL_SMOKE"))
