@@ -138,12 +138,12 @@ class Potential:
             force error of each atom [n] in eV/Å)`; None for a model that has none.
         evaluate: pure, `(positions, lists, cell [3, 3]) -> Evaluation` of one system, in any cell
             in which the lists hold all pairs within the cutoff; `beside` holds the expected force
-            errors `[n]`, if there are any. None for models outside JAX.
+            errors `[n]`, if there are any. None for models without a virial.
         kernel: name of the kernel that evaluates the rows of a student; None for other models.
         cell: `[3, 3]`, Å, rows are lattice vectors; zero for molecules.
         pbc: `[3]` bool, periodic directions.
         with_cell: host code, `(cell [3, 3]) -> Potential`: the same model with lists for another
-            cell. None for models outside JAX, and where there is no cell to change.
+            cell. None for models without a virial, and where there is no cell to change.
     """
 
     numbers: np.ndarray

@@ -22,6 +22,7 @@ from distill.simulation import MDConfig, run_md
 from distill.teachers import load
 from distill.teachers.ase_calculator import AseTeacher, parse_ase_name
 from distill.teachers.host import HostEnergy
+from distill.units import GPA
 
 SPRINGS = "failing_calculator:Springs"
 
@@ -251,3 +252,39 @@ def test_called_back_energy_has_gradients_of_positions_and_cell(x64):
         ]
         numerical = (energy(*shifted[0]) - energy(*shifted[1])) / (2 * step)
         assert gradients[which][index] == pytest.approx(float(numerical), abs=1e-6)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_constant_pressure_through_the_callback():
+    """The labels of every frame are those of its own cell, also after the reference was left."""
+    teacher = AseTeacher(EMT, n_workers=0)
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.05, seed=1)
+    config = MDConfig(
+        "npt_scr",
+        timestep=2.0,
+        temperature=300.0,
+        steps=24,
+        record_every=4,
+        block_steps=24,
+        thermostat_time=50.0,
+        pressure=40.0,
+        barostat_time=50.0,
+        compressibility=0.008,
+    )
+    run = run_md(teacher.potential(atoms), atoms.positions, config, progress=False)
+    frames = run.frames
+    assert run.n_reallocations > 0 and frames.volume[-1] < 0.92 * atoms.cell.volume
+    seen = []
+    for positions, cell in zip(frames.positions, frames.cell, strict=True):
+        copy = atoms.copy()
+        copy.set_cell(cell)
+        copy.positions[:] = positions
+        seen.append(copy)
+    labels = teacher.label([atoms, *seen])
+    np.testing.assert_allclose(
+        frames.potential_energy, labels.energy[1:] - labels.energy[0], rtol=0, atol=1e-4
+    )
+    kinetic = 2 * frames.kinetic_energy / (3 * frames.volume)
+    pressure = kinetic - np.trace(labels.stress[1:], axis1=1, axis2=2) / 3
+    np.testing.assert_allclose(frames.pressure, pressure / GPA, rtol=1e-3)

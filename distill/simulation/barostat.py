@@ -87,8 +87,8 @@ def require_barostat(potential: Potential) -> None:
     if potential.evaluate is None or potential.with_cell is None:
         raise UnsupportedStructureError(
             "ensemble npt_scr needs a potential that gives a virial in any cell: students and "
-            "FeNNol teachers do, this potential (a teacher outside JAX) does not; use one of "
-            "those, an ensemble of fixed volume, or ASE's barostats"
+            "teachers with stress do, this potential does not; use one of those or an ensemble "
+            "of fixed volume"
         )
 
 

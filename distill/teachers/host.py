@@ -8,6 +8,7 @@ all its structures to the teacher as one batch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -16,7 +17,7 @@ import numpy as np
 from ase import Atoms
 
 from distill.errors import SimulationError
-from distill.potential import Potential
+from distill.potential import Evaluation, Potential
 from distill.teachers.base import Teacher, check_structures
 
 Energy = Callable[..., jax.Array]
@@ -59,6 +60,13 @@ class HostEnergy:
         """Energy in eV and forces `[n, 3]` in eV/Å from one call of the teacher."""
         energy, forces, _ = self._evaluate(*self._inputs(positions, cell))
         return energy, forces
+
+    def with_virial(self, positions: Any, cell: Any = None) -> tuple[jax.Array, ...]:
+        """Energy `[]` in eV, forces `[n, 3]` in eV/Å and virial `[3, 3]` (dE/dstrain, eV).
+
+        The virial is zero where the teacher gives no stress.
+        """
+        return self._evaluate(*self._inputs(positions, cell))
 
     def _inputs(self, positions: Any, cell: Any) -> tuple[jax.Array, jax.Array]:
         if cell is None:
@@ -128,7 +136,7 @@ def host_potential(teacher: Teacher, atoms: Atoms, dtype: Any = np.float32) -> P
     """MD potential for structures like `atoms` that calls `teacher` back at every step.
 
     The energy is relative to that of `atoms`. There are no lists on the device: the teacher makes
-    its own.
+    its own. A periodic system may be run in NPT where the teacher has stress.
 
     Raises:
         UnknownElementError, UnsupportedStructureError: see `check_structures`.
@@ -140,13 +148,26 @@ def host_potential(teacher: Teacher, atoms: Atoms, dtype: Any = np.float32) -> P
     def energy_and_forces(positions: jax.Array, lists: Any) -> tuple[jax.Array, jax.Array]:
         return energy.energy_and_forces(positions)
 
-    return Potential(
+    def evaluate(positions: jax.Array, lists: Any, cell: jax.Array) -> Evaluation:
+        value, forces, virial = energy.with_virial(positions, cell)
+        unknown = jnp.full(len(positions), jnp.nan, positions.dtype)
+        return Evaluation(value[None], forces, virial[None], unknown)
+
+    def with_cell(cell: np.ndarray) -> Potential:
+        # Nothing but the cell itself depends on it: every call passes the one of the moment.
+        return replace(potential, cell=np.array(cell), with_cell=with_cell)
+
+    bulk = teacher.info.stress and bool(atoms.pbc.all())
+    potential = Potential(
         numbers=atoms.numbers.copy(),
         dtype=dtype,
         allocate=lambda positions, previous=None: jnp.zeros((), bool),
         update=lambda lists, positions: lists,
         overflow=lambda lists, positions: jnp.zeros((), bool),
         energy_and_forces=energy_and_forces,
+        evaluate=evaluate if bulk else None,
         cell=atoms.cell.array.copy(),
         pbc=atoms.pbc.copy(),
+        with_cell=with_cell if bulk else None,
     )
+    return potential
