@@ -96,7 +96,7 @@ def run_md(
     followers = _as_tuple(on_frames)
     # Without checkpoints no one looks at the lists that a block began with; those of teachers may
     # share arrays with the state.
-    donate = checkpoints is None and potential.evaluate is not None
+    donate = checkpoints is None and potential.kernel is not None
     programs = Programs(potential, config, replicas, donate_lists=donate)
     key = jax.random.PRNGKey(config.seed)
     if replicas:
