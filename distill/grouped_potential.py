@@ -16,8 +16,11 @@ import numpy as np
 from ase import Atoms
 
 from distill.kernels import Kernel, MomentWeights, RowModel, blocked
-from distill.kernels.moment_blocks import Components, element_runs, moment_blocks
+from distill.kernels.moment_blocks import Components, blocks_in_place, element_runs, moment_blocks
 from distill.neighbors.grouped import GroupedList, extended_positions, grouped_list
+
+FORCE_ROWS = 256
+"""Rows whose forces are summed at once."""
 
 
 class GroupedFunctions(NamedTuple):
@@ -84,7 +87,7 @@ def grouped_functions(
         if kernel is blocked:
             own = weights.astype(positions.dtype)
             energies, features, gradient, virials = moment_blocks(
-                own, vectors, given, others, runs, with_virials=with_virial
+                own, vectors, given, others, runs, with_virials=with_virial, in_place=True
             )
         else:
             filled = nbrs.neighbors < len(extended) - 1
@@ -116,11 +119,16 @@ def gathered_forces(gradient: Components, reverse: jax.Array) -> jax.Array:
 
     `reverse` `[n, K]` says where the mirrored pair is, `n * K` for none.
     """
-    parts = []
-    for own in gradient:
-        mirrored = own.reshape(-1).at[reverse].get(mode="fill", fill_value=0)
-        parts.append((own - mirrored).sum(axis=1))
-    return jnp.stack(parts, axis=-1)
+    flat = [axis.reshape(-1) for axis in gradient]
+
+    def forces(rows: tuple[Components, jax.Array]) -> jax.Array:
+        own, there = rows
+        mirrored = (axis.at[there].get(mode="fill", fill_value=0) for axis in flat)
+        parts = [(one - other).sum(axis=1) for one, other in zip(own, mirrored, strict=True)]
+        return jnp.stack(parts, axis=-1)
+
+    # Differences of few rows at a time stay in the cache.
+    return blocks_in_place([(forces, 0, len(reverse))], (gradient, reverse), FORCE_ROWS)
 
 
 def in_order_of_atoms(by_row: jax.Array, nbrs: GroupedList) -> jax.Array:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -30,6 +30,7 @@ def moment_blocks(
     runs: list[tuple[int, int, int]],
     *,
     with_virials: bool = False,
+    in_place: bool = False,
 ) -> tuple[jax.Array, jax.Array, Components, jax.Array | None]:
     """Energies `[b]` (eV), last features `[b, H]`, gradient (eV/Å) and virials of sorted rows.
 
@@ -43,8 +44,10 @@ def moment_blocks(
         neighbor_species: `[K]`, sorted: the element of each slot.
         runs: `(element, start, end)` of the rows, see `element_runs`.
         with_virials: whether to sum them; None is returned in their place otherwise.
+        in_place: write the results of all elements into arrays that are made once, which takes half
+            the memory. Reverse differentiation of it is slow.
     """
-    parts = []
+    parts, functions = [], []
     for element, start, end in runs:
 
         def block(given: Any, element: int = element) -> Any:
@@ -60,8 +63,15 @@ def moment_blocks(
             gradient = kept(lambda: cartesian(terms, slopes), x)
             return energies, features, gradient, _virials((x, y, z), gradient)
 
+        if in_place:
+            functions.append((block, start, end))
+            continue
         mine = jax.tree.map(lambda array, own=slice(start, end): array[own], rows)
         parts.append(in_blocks(block, mine, BLOCK_ROWS))
+    if in_place:
+        written: tuple[jax.Array, jax.Array, Components, jax.Array | None]
+        written = blocks_in_place(functions, rows, BLOCK_ROWS)
+        return written
     joined: tuple[jax.Array, jax.Array, Components, jax.Array | None]
     joined = jax.tree.map(lambda *own: jnp.concatenate(own), *parts)
     return joined
@@ -70,6 +80,46 @@ def moment_blocks(
 def _virials(vectors: Components, gradient: Components) -> jax.Array:
     sums = [(r * g).sum(axis=1) for r in vectors for g in gradient]
     return jnp.stack(sums, axis=-1).reshape(-1, 3, 3)
+
+
+def blocks_in_place(
+    functions: Sequence[tuple[Callable[[Any], Any], int, int]], rows: Any, size: int
+) -> Any:
+    """`in_blocks` of functions for rows from a start to an end each, joined, without a copy.
+
+    The last block of a function begins early enough to be whole, and repeats some rows.
+    """
+    count = len(jax.tree.leaves(rows)[0])
+    # Overwritten throughout. A constant would be made, and hold memory, before rows are there.
+    anything = jax.tree.leaves(rows)[0].reshape(-1)[0]
+    found: Any = None
+    for function, start, end in functions:
+        n_blocks = -(-(end - start) // size)
+        even = -(-(end - start) // n_blocks)
+        own = min(end - start, size, -(-even // 8) * 8)
+
+        def block(
+            number: Any, written: Any, function: Any = function, at: Any = (start, end, own)
+        ) -> Any:
+            first, last, own = at
+            begin = jnp.minimum(first + number * own, last - own)
+            given = jax.tree.map(
+                lambda array: jax.lax.dynamic_slice_in_dim(array, begin, own), rows
+            )
+            return jax.tree.map(
+                lambda all_rows, new: jax.lax.dynamic_update_slice_in_dim(all_rows, new, begin, 0),
+                written,
+                function(given),
+            )
+
+        if found is None:
+            given = jax.tree.map(lambda array, own=own: array[:own], rows)
+            found = jax.tree.map(
+                lambda leaf: jnp.full((count, *leaf.shape[1:]), anything.astype(leaf.dtype)),
+                jax.eval_shape(function, given),
+            )
+        found = block(0, found) if n_blocks == 1 else jax.lax.fori_loop(0, n_blocks, block, found)
+    return found
 
 
 def in_blocks(function: Callable[[Any], Any], rows: Any, size: int) -> Any:

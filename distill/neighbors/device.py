@@ -85,7 +85,7 @@ class NeighborSearch:
         Raises:
             UnsupportedStructureError: positions are NaN or infinite.
         """
-        start = jnp.asarray(positions)
+        start = jnp.array(positions)  # a copy: lists may be donated
         if not jnp.issubdtype(start.dtype, jnp.floating):
             start = start.astype(float)
         slots, cell_slots = self._capacities(np.asarray(start, np.float64), minimum_capacity)

@@ -126,7 +126,7 @@ class GroupedSearch:
             UnsupportedStructureError: positions are NaN or infinite.
             ValueError: positions have another shape than the species.
         """
-        start = jnp.asarray(positions)
+        start = jnp.array(positions)  # a copy: lists may be donated
         if not jnp.issubdtype(start.dtype, jnp.floating):
             start = start.astype(float)
         points = np.asarray(start, np.float64)

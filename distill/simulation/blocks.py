@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -24,7 +25,10 @@ SEQUENTIAL_FROM = 32
 
 
 def make_block(
-    potential: Potential, config: MDConfig, replicas: bool = False
+    potential: Potential,
+    config: MDConfig,
+    replicas: bool = False,
+    donate_lists: bool = False,
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`(start, block)`: the compiled loop that `run_md` is made of, for benchmarks.
 
@@ -34,10 +38,16 @@ def make_block(
     `replicas`; the default bath is that of `config`. With `config.exchange_every` the state is an
     `ExchangeState`, and records are in the order of the temperatures. In NPT the lists of `block`
     are `StrainedLists`, those of `start` the ones within.
+
+    With `donate_lists` a call of `block` uses up its lists: those that it gives take their memory.
+    A block that overflowed is run again with lists made anew, so only who wants to keep the lists
+    (in a checkpoint) needs them. The state is never given up: such a block begins at it again. The
+    lists must share no array with it.
     """
     start, step = make_integrator(potential, config)
     moves = config.ensemble in BAROSTATS
     lists = list_functions(potential, config)
+    compiled = partial(jax.jit, static_argnums=2, donate_argnums=1 if donate_lists else ())
 
     def one_step(_: Any, carry: Any) -> Any:
         state, neighbors, overflow = carry
@@ -70,7 +80,7 @@ def make_block(
             state, neighbors, seen, overflow = block(state, neighbors, n_records)
             return state, neighbors, (*seen, jnp.zeros(n_records, jnp.int32)), overflow
 
-        return jax.jit(start), jax.jit(single, static_argnums=2)
+        return jax.jit(start), compiled(single)
 
     def side_by_side(state: Any, neighbors: Any, n_records: int) -> Any:
         return over_replicas(
@@ -99,7 +109,7 @@ def make_block(
         )
 
     if not config.exchange_every:
-        return jax.jit(start_many), jax.jit(many, static_argnums=2)
+        return jax.jit(start_many), compiled(many)
 
     per_segment = config.exchange_every // config.record_every
     start_exchange, segments = with_exchanges(
@@ -107,11 +117,8 @@ def make_block(
     )
     return (
         jax.jit(start_exchange),
-        jax.jit(
-            lambda state, neighbors, n_records: segments(
-                state, neighbors, n_records // per_segment
-            ),
-            static_argnums=2,
+        compiled(
+            lambda state, neighbors, n_records: segments(state, neighbors, n_records // per_segment)
         ),
     )
 

@@ -23,8 +23,11 @@ class Programs:
     each there is a block of its own, compiled when it is first needed.
     """
 
-    def __init__(self, potential: Potential, config: MDConfig, replicas: bool) -> None:
+    def __init__(
+        self, potential: Potential, config: MDConfig, replicas: bool, donate_lists: bool = False
+    ) -> None:
         self._potential, self._config, self._replicas = potential, config, replicas
+        self._donate = donate_lists
         self._moves = config.ensemble in BAROSTATS
         if self._moves:
             require_barostat(potential)
@@ -91,7 +94,7 @@ class Programs:
             if self._moves:
                 assert potential.with_cell is not None
                 potential = potential.with_cell(potential.cell * RUNG**rung)
-            made = make_block(potential, self._config, self._replicas)
+            made = make_block(potential, self._config, self._replicas, self._donate)
             self._made[rung] = (potential, *made)
         return self._made[rung]
 

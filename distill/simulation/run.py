@@ -94,7 +94,10 @@ def run_md(
     replicas = positions.ndim == 3
     bath = bath_of(config, len(positions) if replicas else None)
     followers = _as_tuple(on_frames)
-    programs = Programs(potential, config, replicas)
+    # Without checkpoints no one looks at the lists that a block began with; those of teachers may
+    # share arrays with the state.
+    donate = checkpoints is None and potential.kernel is not None
+    programs = Programs(potential, config, replicas, donate_lists=donate)
     key = jax.random.PRNGKey(config.seed)
     if replicas:
         key = jax.random.split(key, len(positions))
