@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import ClassVar
 
 import ase.units
 import jax
@@ -12,12 +11,9 @@ import numpy as np
 import pytest
 import scipy.stats
 from ase import Atoms
-from ase.calculators.calculator import Calculator, all_changes
-from ase.stress import full_3x3_to_voigt_6_stress
 from builders import frames_of
 
 from distill.errors import SimulationError, UnsupportedStructureError
-from distill.evaluation.teacher_ase import run_with_ase
 from distill.potential import Evaluation, Potential, local_potential
 from distill.simulation import MDCheckpoints, MDConfig, SafetyConfig, Watch, run_md
 from distill.simulation.barostat import scr_step
@@ -69,12 +65,7 @@ def with_lists(atoms: Atoms, skin: float = 0.3) -> Potential:
     )
 
 
-def repulsion(squared):
-    """Soft spheres without a well: a fluid at any density."""
-    return 2.0 * jnp.maximum(1 - jnp.sqrt(squared) / CUTOFF, 0) ** 3
-
-
-def without_lists(atoms: Atoms, energy=None, pair=pair_energy) -> Potential:
+def without_lists(atoms: Atoms, energy=None) -> Potential:
     """All images one by one; forces and virial by automatic differentiation of the sum."""
 
     def total(positions, cell):
@@ -82,7 +73,7 @@ def without_lists(atoms: Atoms, energy=None, pair=pair_energy) -> Potential:
         vectors = between[:, :, None] + IMAGES @ cell
         itself = np.eye(len(atoms), dtype=bool)[..., None] & (IMAGES == 0).all(1)
         squared = jnp.where(itself, 100.0, (vectors**2).sum(-1))
-        return 0.5 * pair(squared).sum()
+        return 0.5 * pair_energy(squared).sum()
 
     energy = energy or total
 
@@ -287,53 +278,6 @@ def test_two_pressures_have_the_ratio_of_theory():
     spread = np.std([slope(rng.integers(0, replicas, replicas)) for _ in range(50)])
     assert spread < 0.1 * expected
     assert abs(slope(np.arange(replicas)) - expected) < 4 * spread
-
-
-class AllImages(Calculator):
-    """Repulsive spheres `without_lists` as a calculator."""
-
-    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress"]
-
-    def __init__(self, atoms: Atoms):
-        super().__init__()
-        self._evaluate = jax.jit(without_lists(atoms, pair=repulsion).evaluate)
-
-    def calculate(self, atoms=None, properties=("energy",), system_changes=all_changes):
-        super().calculate(atoms, properties, system_changes)
-        found = self._evaluate(atoms.positions, None, atoms.cell.array)
-        energy = float(found.energy[0])
-        stress = full_3x3_to_voigt_6_stress(np.asarray(found.virial[0]) / atoms.cell.volume)
-        self.results = {"energy": energy, "free_energy": energy, "stress": stress}
-        self.results["forces"] = np.asarray(found.forces)
-
-
-@pytest.mark.slow
-def test_mean_volume_is_that_of_ase():
-    """Stochastic cell rescaling against Martyna-Tobias-Klein dynamics of ASE."""
-    atoms, config = spheres(), replace(CONFIG, timestep=4.0, steps=3000, record_every=20)
-    config = replace(
-        config, temperature=1000.0, block_steps=3000, barostat_time=300.0, pressure=3.0
-    )
-    starts = np.tile(atoms.positions, (12, 1, 1))
-    potential = without_lists(atoms, pair=repulsion)
-    ours = run_md(potential, starts, config, progress=False).frames.volume[40:].mean(0)
-    theirs = []
-    for seed in range(3):
-        volumes = []
-        run_with_ase(
-            AllImages(atoms),
-            atoms,
-            config,
-            lambda frames, volumes=volumes: volumes.append(float(frames.volume[0, 0])),
-            seed=seed,
-            progress=False,
-        )
-        theirs.append(np.mean(volumes[40:]))
-    # Three runs hardly tell their own spread: at least that of ours.
-    spread = ours.std(ddof=1), max(ours.std(ddof=1), np.std(theirs, ddof=1))
-    error = np.hypot(spread[0] / np.sqrt(len(ours)), spread[1] / np.sqrt(len(theirs)))
-    assert error < 0.02 * ours.mean()
-    assert abs(ours.mean() - np.mean(theirs)) < 4 * error
 
 
 def test_the_watch_measures_in_the_cell_of_each_frame():
