@@ -28,7 +28,7 @@
 # Install once, in the root of the repository: `pip install -e ".[notebook]" -c constraints.txt`,
 # and `pip install calorine` for the teacher: a NEP4 potential of water, whose file `nep_water.txt`
 # must lie where the notebook runs. Any other teacher with stress will do that keeps water liquid in
-# its own dynamics, which not every one does: the mean of the ANI-1ccx networks collapses.
+# its own dynamics, which not every one does: see `docs/trust.md`.
 
 # %%
 import os
