@@ -218,3 +218,14 @@ def numerical_stress(
             structures.append(strained(atoms, strain))
     energies = label(structures).energy.reshape(3, 3, 2)
     return (energies[..., 0] - energies[..., 1]) / (2 * step * atoms.cell.volume)
+
+
+def structures_of(atoms: Atoms, frames: Frames) -> list[Atoms]:
+    """The frames of one run, each in its own cell."""
+    seen = []
+    for positions, cell in zip(frames.positions, frames.cell, strict=True):
+        copy = atoms.copy()
+        copy.set_cell(cell)
+        copy.positions[:] = positions
+        seen.append(copy)
+    return seen

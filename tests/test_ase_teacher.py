@@ -14,6 +14,7 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
+from builders import structures_of
 from failing_calculator import Springs
 
 from distill.data import Dataset, flag_summary, label_structures
@@ -275,12 +276,7 @@ def test_constant_pressure_through_the_callback():
     run = run_md(teacher.potential(atoms), atoms.positions, config, progress=False)
     frames = run.frames
     assert run.n_reallocations > 0 and frames.volume[-1] < 0.92 * atoms.cell.volume
-    seen = []
-    for positions, cell in zip(frames.positions, frames.cell, strict=True):
-        copy = atoms.copy()
-        copy.set_cell(cell)
-        copy.positions[:] = positions
-        seen.append(copy)
+    seen = structures_of(atoms, frames)
     labels = teacher.label([atoms, *seen])
     np.testing.assert_allclose(
         frames.potential_energy, labels.energy[1:] - labels.energy[0], rtol=0, atol=1e-4

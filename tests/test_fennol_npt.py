@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import molecule
-from builders import numerical_stress, triclinic_cell
+from builders import numerical_stress, structures_of, triclinic_cell
 
 from distill.simulation import MDConfig, run_md
 from distill.teachers import load
@@ -78,12 +78,7 @@ def test_constant_pressure_with_a_teacher(teacher):
     frames = run.frames
     lengths = np.cbrt(frames.volume / atoms.cell.volume)
     assert lengths[-1] < 0.975 and run.n_reallocations > 0, "the reference cell was left"
-    seen = []
-    for positions, cell in zip(frames.positions, frames.cell, strict=True):
-        copy = atoms.copy()
-        copy.set_cell(cell)
-        copy.positions[:] = positions
-        seen.append(copy)
+    seen = structures_of(atoms, frames)
     expected = teacher.label(seen)
     offset = teacher.energy_function(atoms).self_energy
     np.testing.assert_allclose(frames.potential_energy + offset, expected.energy, atol=1e-7)
