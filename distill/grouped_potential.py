@@ -7,7 +7,8 @@ gradient, from which every atom gathers its forces: no sum is scattered.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -18,30 +19,42 @@ from ase import Atoms
 from distill.kernels import Kernel, MomentWeights, RowModel, blocked
 from distill.kernels.moment_blocks import Components, blocks_in_place, element_runs, moment_blocks
 from distill.neighbors.grouped import GroupedList, extended_positions, grouped_list
-
-FORCE_ROWS = 256
-"""Rows whose forces are summed at once."""
+from distill.shared_rows import FORCE_ROWS, Share, on_devices
 
 
 class GroupedFunctions(NamedTuple):
     """The functions of a `Potential`; see there for the first three.
 
     Attributes:
-        run: `(positions [n, 3], list) -> (energies [n], features [n, H], forces [n, 3])`, eV and
-            eV/Å; energies and features in the order of the rows, forces in that of the atoms.
-        run_in_cell: `(positions, list, cell [3, 3]) -> (energies, features, forces, virial
-            [3, 3])`: the same in another cell than that of the atoms, and dE/dstrain in eV.
+        run: `(positions [n, 3], list, beside=None) -> RowResults`, forces in the order of the
+            atoms. `beside` makes one number for each row, `[n]`, from the features `[n, H]`.
+        run_in_cell: `(positions, list, cell [3, 3], beside=None) -> RowResults`: the same in
+            another cell than that of the atoms, with the virial.
         rows: `[n]` int32, static: the element of each row.
     """
 
     allocate: Callable[..., GroupedList]
     update: Callable[[GroupedList, jax.Array], GroupedList]
     overflow: Callable[[GroupedList, jax.Array], jax.Array]
-    run: Callable[[jax.Array, GroupedList], tuple[jax.Array, jax.Array, jax.Array]]
-    run_in_cell: Callable[
-        [jax.Array, GroupedList, Any], tuple[jax.Array, jax.Array, jax.Array, jax.Array]
-    ]
+    run: Callable[..., RowResults]
+    run_in_cell: Callable[..., RowResults]
     rows: np.ndarray
+
+
+class RowResults(NamedTuple):
+    """What rows give.
+
+    Attributes:
+        energies: `[n]`, eV, in the order of the rows.
+        beside: `[n]` in that order, or None.
+        forces: `[n, 3]`, eV/Å.
+        virial: `[3, 3]`, eV, dE/dstrain, or None.
+    """
+
+    energies: jax.Array
+    beside: jax.Array | None
+    forces: jax.Array
+    virial: jax.Array | None
 
 
 def grouped_functions(
@@ -51,6 +64,7 @@ def grouped_functions(
     skin: float,
     dtype: Any,
     kernel: Kernel = blocked,
+    devices: Sequence[jax.Device] = (),
 ) -> GroupedFunctions:
     """Functions for structures like `atoms`; arguments as for `local_potential`.
 
@@ -59,9 +73,6 @@ def grouped_functions(
     cell = np.asarray(atoms.cell.array)
     lists = grouped_list(cell, atoms.pbc, species, weights.cutoff, skin=skin)
     rows = np.sort(lists.species)
-    runs = element_runs(rows)
-    assert runs is not None
-    model = RowModel(_by_weights_alone, weights)
 
     def allocate(positions: jax.Array, previous: GroupedList | None = None) -> GroupedList:
         return lists.allocate(jnp.asarray(positions, dtype), previous=previous)
@@ -69,45 +80,89 @@ def grouped_functions(
     def overflow(nbrs: GroupedList, positions: jax.Array) -> jax.Array:
         return nbrs.overflow | nbrs.stale | lists.is_stale(nbrs, positions)
 
-    def evaluated(positions: jax.Array, nbrs: GroupedList, cell: Any, with_virial: bool) -> Any:
+    def of_rows(
+        share: Share | None, positions: Any, nbrs: Any, cell: Any, with_virial: bool, beside: Any
+    ) -> RowResults:
+        """Results of the rows of a share, zero for the others, or of all; forces by row."""
         extended = extended_positions(nbrs, positions, cell)
-        # Gathers of numbers are faster than gathers of rows of three.
-        axes = [extended[:, axis] for axis in range(3)]
-
-        def vectors(given: tuple[jax.Array, jax.Array]) -> Components:
-            others, own = given
-            x, y, z = (
-                axis.at[others].get(mode="promise_in_bounds") - own[:, number, None]
-                for number, axis in enumerate(axes)
-            )
-            return x, y, z
-
         given = nbrs.neighbors, extended[: len(rows)]
-        others = np.repeat(np.arange(len(nbrs.groups), dtype=np.int32), nbrs.groups)
-        if kernel is blocked:
-            own = weights.astype(positions.dtype)
-            energies, features, gradient, virials = moment_blocks(
-                own, vectors, given, others, runs, with_virials=with_virial, in_place=True
-            )
+        kinds = rows
+        if share is not None:
+            given, kinds = share.taken(given), share.elements
+        energies, features, gradient, virials = _evaluate(
+            weights, kernel, extended, given, nbrs.groups, kinds, with_virial
+        )
+        results = energies, None if beside is None else beside(features, kinds), virials
+        if share is None:
+            forces = gathered_forces(gradient, nbrs.reverse)
         else:
-            filled = nbrs.neighbors < len(extended) - 1
-            every = jnp.stack(vectors(given), axis=-1)
-            (energies, features), whole = kernel(model, every, others, filled, rows)
-            gradient = whole[..., 0], whole[..., 1], whole[..., 2]
-            within = jnp.where(filled[..., None], every, 0)
-            virials = jnp.einsum("nka,nkb->nab", within, whole) if with_virial else None
-        by_row = gathered_forces(gradient, nbrs.reverse)
-        forces = in_order_of_atoms(by_row, nbrs)
-        return energies, features, forces, virials.sum(0) if virials is not None else None
+            forces = share.forces(gradient, nbrs.reverse)
+            results = jax.tree.map(share.spread, results)
+        energies, expected, virials = results
+        return RowResults(energies, expected, forces, None if virials is None else virials.sum(0))
 
-    def run(positions: jax.Array, nbrs: GroupedList) -> tuple[jax.Array, jax.Array, jax.Array]:
-        energies, features, forces, _ = evaluated(positions, nbrs, cell, False)
-        return energies, features, forces
+    evaluate = on_devices(of_rows, rows, devices) if devices else partial(of_rows, None)
 
-    def run_in_cell(positions: jax.Array, nbrs: GroupedList, cell: Any) -> Any:
-        return evaluated(positions, nbrs, cell, True)
+    def in_order(found: RowResults, nbrs: GroupedList) -> RowResults:
+        return found._replace(forces=in_order_of_atoms(found.forces, nbrs))
+
+    def run(positions: jax.Array, nbrs: GroupedList, beside: Any = None) -> RowResults:
+        return in_order(evaluate(positions, nbrs, cell, False, beside), nbrs)
+
+    def run_in_cell(
+        positions: jax.Array, nbrs: GroupedList, cell: Any, beside: Any = None
+    ) -> RowResults:
+        return in_order(evaluate(positions, nbrs, cell, True, beside), nbrs)
 
     return GroupedFunctions(allocate, lists.update, overflow, run, run_in_cell, rows)
+
+
+def _evaluate(
+    weights: MomentWeights,
+    kernel: Kernel,
+    extended: jax.Array,
+    given: tuple[jax.Array, jax.Array],
+    groups: tuple[int, ...],
+    rows: np.ndarray,
+    with_virial: bool,
+) -> tuple[jax.Array, jax.Array, Components, jax.Array | None]:
+    """Energies, features, gradient and virials of rows of the elements `rows`, sorted.
+
+    Args:
+        weights: of the model.
+        kernel: see `grouped_functions`.
+        extended: positions `[E, 3]` of the extended atoms.
+        given: neighbours `[b, K]` and own position `[b, 3]` of each row.
+        groups: slots for each element.
+        rows: `[b]`, static.
+        with_virial: whether virials are wanted.
+    """
+    # Gathers of numbers are faster than gathers of rows of three.
+    axes = [extended[:, axis] for axis in range(3)]
+
+    def vectors(given: tuple[jax.Array, jax.Array]) -> Components:
+        others, own = given
+        x, y, z = (
+            axis.at[others].get(mode="promise_in_bounds") - own[:, number, None]
+            for number, axis in enumerate(axes)
+        )
+        return x, y, z
+
+    others = np.repeat(np.arange(len(groups), dtype=np.int32), groups)
+    if kernel is blocked:
+        runs = element_runs(rows)
+        assert runs is not None
+        own = weights.astype(extended.dtype)
+        return moment_blocks(
+            own, vectors, given, others, runs, with_virials=with_virial, in_place=True
+        )
+    filled = given[0] < len(extended) - 1
+    every = jnp.stack(vectors(given), axis=-1)
+    model = RowModel(_by_weights_alone, weights)
+    (energies, features), whole = kernel(model, every, others, filled, rows)
+    within = jnp.where(filled[..., None], every, 0)
+    virials = jnp.einsum("nka,nkb->nab", within, whole) if with_virial else None
+    return energies, features, (whole[..., 0], whole[..., 1], whole[..., 2]), virials
 
 
 def _by_weights_alone(*_: Any) -> Any:

@@ -10,7 +10,7 @@ takes the indices of the neighbours besides and is evaluated on all rows at once
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
+from distill.errors import UnsupportedStructureError
 from distill.graph import PADDING_DISTANCE, Graph, displacements, neighbor_species, sum_per_system
 from distill.grouped_potential import grouped_functions, in_order_of_atoms
 from distill.kernels import Kernel, MomentWeights, RowModel, blocked, kernel_name, pallas, reference
@@ -189,6 +190,7 @@ def local_potential(
     kernel: Kernel = reference,
     message_passing: bool = False,
     uncertainty: Callable[..., jax.Array] | None = None,
+    devices: Sequence[jax.Device] = (),
 ) -> Potential:
     """MD potential of a model of rows for structures like `atoms`, its cell fixed.
 
@@ -204,6 +206,11 @@ def local_potential(
         message_passing: see `evaluate`.
         uncertainty: `(features [N, F], species [N]) -> [N]`, expected force errors in eV/Å;
             `atomic_energy` must then give a tuple, features after the energies.
+        devices: that share the rows of the system, each with the whole list; by default one does
+            it all.
+
+    Raises:
+        UnsupportedStructureError: several devices for a model or a system that cannot be shared.
     """
 
     def with_cell(cell: np.ndarray) -> Potential:
@@ -219,13 +226,22 @@ def local_potential(
             kernel=kernel,
             message_passing=message_passing,
             uncertainty=uncertainty,
+            devices=devices,
         )
 
     if not message_passing and kernel in (blocked, pallas) and len(atoms) >= GROUPED_FROM:
         weights = atomic_energy.moments if isinstance(atomic_energy, RowModel) else None
         if weights is not None:
-            grouped = _grouped_potential(weights, atoms, species, skin, dtype, kernel, uncertainty)
+            grouped = _grouped_potential(
+                weights, atoms, species, skin, dtype, kernel, uncertainty, devices
+            )
             return replace(grouped, with_cell=with_cell)
+    if devices:
+        raise UnsupportedStructureError(
+            f"several devices share the rows of strictly local students of at least {GROUPED_FROM} "
+            f"atoms, evaluated by `blocked` or `pallas`; for this one of {len(atoms)} atoms leave "
+            "`devices` out"
+        )
     lists = neighbor_list(np.asarray(atoms.cell.array), atoms.pbc, cutoff, skin=skin)
     cell = jnp.asarray(atoms.cell.array, dtype)
     # A numpy array stays static in a trace, so that the networks are evaluated per element.
@@ -304,25 +320,25 @@ def _grouped_potential(
     dtype: Any,
     kernel: Kernel,
     uncertainty: Callable[..., jax.Array] | None,
+    devices: Sequence[jax.Device],
 ) -> Potential:
-    grouped = grouped_functions(weights, atoms, species, skin, dtype, kernel)
+    grouped = grouped_functions(weights, atoms, species, skin, dtype, kernel, devices)
 
     def energy_and_forces(positions: jax.Array, nbrs: Any) -> tuple[jax.Array, jax.Array]:
-        energies, _, forces = grouped.run(positions, nbrs)
-        return energies.sum(), forces
+        found = grouped.run(positions, nbrs)
+        return found.energies.sum(), found.forces
 
     def uncertain(positions: jax.Array, nbrs: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        assert uncertainty is not None
-        energies, features, forces = grouped.run(positions, nbrs)
-        expected = uncertainty(features, grouped.rows)
-        return energies.sum(), forces, in_order_of_atoms(expected, nbrs)
+        found = grouped.run(positions, nbrs, uncertainty)
+        assert found.beside is not None
+        return found.energies.sum(), found.forces, in_order_of_atoms(found.beside, nbrs)
 
     def in_cell(positions: jax.Array, nbrs: Any, cell: jax.Array) -> Evaluation:
-        energies, features, forces, virial = grouped.run_in_cell(positions, nbrs, cell)
-        beside: tuple[jax.Array, ...] = ()
-        if uncertainty is not None:
-            beside = (in_order_of_atoms(uncertainty(features, grouped.rows), nbrs),)
-        return _of_one_system(in_order_of_atoms(energies, nbrs), forces, virial, beside)
+        found = grouped.run_in_cell(positions, nbrs, cell, uncertainty)
+        beside = () if found.beside is None else (in_order_of_atoms(found.beside, nbrs),)
+        assert found.virial is not None
+        energies = in_order_of_atoms(found.energies, nbrs)
+        return _of_one_system(energies, found.forces, found.virial, beside)
 
     return Potential(
         numbers=atoms.numbers.copy(),

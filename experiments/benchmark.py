@@ -72,6 +72,10 @@ def run(config: BenchmarkConfig) -> None:
     for subject in students:
         error = "unknown" if subject.force_mae is None else f"{subject.force_mae:.1f} meV/Å"
         print(f"student {subject.label}: force MAE {error}")
+    if config.threads > 1:
+        for size in config.sizes:
+            record(config, core_figures(config, boxes.box(size), students))
+        return
     others = chosen_peers(config, students[0].student.cutoff)
     others += [teacher_peer(name) for name in config.teachers]
     for size in config.sizes:
@@ -257,6 +261,34 @@ def ratio(case: str, subject: str, other: str, slow: np.ndarray, fast: np.ndarra
     """How many times faster `subject` is, from neighbouring runs."""
     shared = min(len(slow), len(fast))
     return figure(case, subject, f"speed against {other}", slow[:shared] / fast[:shared], "x")
+
+
+def core_figures(config: BenchmarkConfig, atoms: Atoms, students: list[Subject]) -> list[Figure]:
+    """Cost of a step where several cores share one system, and where one does it all, in turn."""
+    case = f"{len(atoms)} atoms of water, nve, float32{threads(config)}"
+    print(f"\n{case}")
+    thermalise(atoms, config.temperature)
+    figures = []
+    for subject in students:
+        one = f"{subject.label}, one core"
+        runs: dict[str, Run] = {
+            name: TimedMD(
+                subject.student.potential(
+                    atoms, kernel=config.kernel, devices=jax.devices()[:count] if count > 1 else ()
+                ),
+                atoms.positions,
+                md_config(config, "nve"),
+                velocities=atoms.get_velocities() * units.fs,
+                min_seconds=config.min_seconds,
+            )
+            for name, count in ((subject.label, config.threads), (one, 1))
+        }
+        costs = in_turn(runs, dict.fromkeys(runs, config.repeats), len(atoms))
+        figures += [
+            figure(case, name, "MD cost", own, "us/atom/step") for name, own in costs.items()
+        ]
+        figures.append(ratio(case, subject.label, "one core", costs[one], costs[subject.label]))
+    return figures
 
 
 def replica_figures(

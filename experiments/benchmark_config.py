@@ -62,7 +62,8 @@ class BenchmarkConfig:
         timestep: fs.
         temperature: K.
         equilibration_steps: of packed boxes, with the first trained student.
-        threads: cores that the script is restarted on.
+        threads: cores that the script is restarted on. With several, the students alone are run:
+            all cores share one system, against one core in turn.
         compilation_cache: folder in which compiled programs are kept for the next run; None for
             none. Times of compilation are not recorded then.
         output: JSON file of the records.

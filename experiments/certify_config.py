@@ -96,8 +96,8 @@ class CertifyConfig:
         dataset: labelled structures, of which the held-out trajectories are used.
         split: file that says which those are; by default `split.json` beside the bundle, or what
             the bundle's card says.
-        structure: start of all MD, a file that ASE reads or a molecule of `ase.build.molecule`;
-            by default the first held-out structure.
+        structure: start of all MD: the last frame of a dataset or of a file that ASE reads, or a
+            molecule that ASE knows; by default the first held-out structure.
         teacher: for dynamics and speed, as for `distill.teachers.load`; the one of the bundle.
         parts: what is measured, of `PARTS`. What is left out is reported as not measured.
         limits: for the verdict.

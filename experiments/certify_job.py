@@ -27,11 +27,11 @@ from distill.evaluation.nve_drift import nve_drift
 from distill.evaluation.stability_time import run_until_event, summarise_outcomes
 from distill.evaluation.teacher_ase import run_with_ase
 from distill.observables import Observables
-from distill.sampling import read_structure
 from distill.simulation import MDConfig
 from distill.students import Bundle, load_bundle
 from distill.teachers import Teacher
 from quickstart import resolve_teacher
+from simulation_start import read_start
 
 ABOVE_TRAINING = (1.25, 1.5)
 """Default temperatures of the stability runs, over the highest of the training data."""
@@ -47,7 +47,7 @@ class Job:
         self.dataset: Dataset = load(config.dataset)
         self.test = held_out(config, self.bundle, self.dataset)
         start = self.dataset.structure(int(self.test[0]))
-        self.atoms: Atoms = read_structure(config.structure) if config.structure else start
+        self.atoms: Atoms = read_start(config.structure) if config.structure else start
         self.student.species(self.atoms.numbers)
         system = {
             "numbers": self.atoms.numbers.tolist(),

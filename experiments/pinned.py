@@ -11,11 +11,15 @@ import sys
 
 MARK = "DISTILL_PINNED_THREADS"
 SERIAL = "--xla_cpu_multi_thread_eigen=false"
-THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NPROC")
+DEVICES = "--xla_force_host_platform_device_count"
+THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def restart_pinned() -> None:
-    """Restart this script on `threads=N` cores of those allowed (1 by default), once."""
+    """Restart this script on `threads=N` cores of those allowed (1 by default), once.
+
+    Each core is a device of JAX; what XLA compiles for one of them does not spread to the others.
+    """
     if os.environ.get(MARK):
         return
     given = [word.partition("=")[2] for word in sys.argv[1:] if word.startswith("threads=")]
@@ -24,8 +28,11 @@ def restart_pinned() -> None:
         allowed = sorted(os.sched_getaffinity(0))
         os.sched_setaffinity(0, set(allowed[:count]))
     environment = {**os.environ, MARK: str(count), **dict.fromkeys(THREADS, str(count))}
-    flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if "multi_thread_eigen" not in f]
-    environment["XLA_FLAGS"] = " ".join([*flags, SERIAL] if count == 1 else flags)
+    environment["NPROC"] = "1"
+    ours = SERIAL.partition("=")[0], DEVICES
+    flags = [f for f in os.environ.get("XLA_FLAGS", "").split() if not f.startswith(ours)]
+    devices = [f"{DEVICES}={count}"] if count > 1 else []
+    environment["XLA_FLAGS"] = " ".join([*flags, SERIAL, *devices])
     os.execve(sys.executable, [sys.executable, *sys.argv], environment)
 
 

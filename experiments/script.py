@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable
@@ -42,6 +44,31 @@ def keep_compilations(folder: Path | None) -> None:
         return
     jax.config.update("jax_compilation_cache_dir", str(folder.resolve()))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def use_devices(count: int) -> tuple[jax.Device, ...]:
+    """The devices that share a student, `count` of them; none where it is one.
+
+    Cores of a CPU become devices if JAX has not started yet. XLA hands the small operations of a
+    student from core to core, which costs more than it gains: unless `NPROC` says otherwise, it
+    gets one thread for each device.
+
+    Raises:
+        ConfigError: there are fewer.
+    """
+    os.environ.setdefault("NPROC", "1")
+    if count == 1:
+        return ()
+    # Refused once JAX has started; then those that are there must do.
+    with contextlib.suppress(RuntimeError):
+        jax.config.update("jax_num_cpu_devices", count)
+    found = jax.devices()
+    if len(found) < count:
+        raise ConfigError(
+            f"devices={count}, but JAX has {len(found)} ({found[0].platform}): ask for fewer, or "
+            "in a process that has used JAX already set jax_num_cpu_devices before"
+        )
+    return tuple(found[:count])
 
 
 def command_of(script: str, config: Any) -> str:

@@ -45,7 +45,7 @@ from distill.simulation import (
 )
 from distill.units import BOLTZMANN
 from observe import report_observed, save_results
-from script import claim_folder, command_of, keep_compilations, run_script
+from script import claim_folder, command_of, keep_compilations, run_script, use_devices
 from simulation_model import find_model, outside_training, with_skin
 from simulation_records import simulation_figures
 from simulation_start import read_start
@@ -82,6 +82,7 @@ class SimulateConfig:
         skin: of the neighbour lists of students, Å. `auto` measures which is the fastest before
             the first step; the one found is written to `config.yaml`, and a run that goes on keeps
             it.
+        devices: cores or GPUs that share one system, for strictly local students of many atoms.
         checkpoint_every: blocks.
         compilation_cache: folder in which compiled programs are kept for the next run; None for
             none.
@@ -103,6 +104,7 @@ class SimulateConfig:
     domain: Literal["refuse", "warn", "ignore"] = "warn"
     dtype: Literal["float32", "float64"] = "float32"
     skin: float | Literal["auto"] = 0.5
+    devices: int = 1
     checkpoint_every: int = 10
     compilation_cache: Path | None = None
     output: Path = Path("runs/simulation")
@@ -115,6 +117,8 @@ class SimulateConfig:
             raise ValueError("records need a name of what is run: give case=NAME")
         if self.checkpoint_every < 1:
             raise ValueError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
+        if self.devices < 1:
+            raise ValueError(f"devices must be at least 1, got {self.devices}")
         if self.replicas is not None and self.replicas < 1:
             raise ValueError(f"replicas must be at least 1, got {self.replicas}")
         bath_of(self.md, self.n_replicas)
@@ -140,6 +144,8 @@ def main(argv: list[str] | None = None) -> int:
 def run(config: SimulateConfig) -> dict[str, Any]:
     """The summary, which is also in `summary.json`."""
     keep_compilations(config.compilation_cache)
+    if Path(config.model).is_dir():
+        use_devices(config.devices)  # before JAX starts
     with jax.enable_x64(config.dtype == "float64"):
         return _run(config)
 

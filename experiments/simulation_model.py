@@ -19,6 +19,7 @@ from distill.potential import Potential
 from distill.simulation import runs_in_turn, tune_skin
 from distill.students import load_bundle
 from quickstart import resolve_teacher
+from script import use_devices
 
 if TYPE_CHECKING:
     from simulate import SimulateConfig
@@ -53,6 +54,8 @@ def find_model(
     folder = Path(config.model)
     dtype = np.dtype(config.dtype)
     if ":" in config.model and not folder.is_dir():
+        if config.devices > 1:
+            raise ConfigError("several devices share students only: set devices=1 for a teacher")
         teacher = teachers.load(resolve_teacher(config.model))
         potential = teacher.potential(atoms)
         if np.dtype(potential.dtype) != dtype:
@@ -62,7 +65,8 @@ def find_model(
         return potential, 0.0, str(teacher.info.weights_sha256), None
     bundle = load_bundle(folder)
     student = bundle.student
-    potential = student.potential(atoms, skin=skin_of(config), dtype=dtype)
+    devices = use_devices(config.devices)
+    potential = student.potential(atoms, skin=skin_of(config), dtype=dtype, devices=devices)
     recorded = json.dumps(bundle.card["sha256"], sort_keys=True)
     energy = student.reference_energy(atoms.numbers)
     return potential, energy, _sha256(recorded), bundle.card.get("domain")
@@ -78,8 +82,11 @@ def with_skin(config: SimulateConfig, atoms: Atoms) -> SimulateConfig:
     if not Path(config.model).is_dir():
         return replace(config, skin=type(config).skin)  # the lists of a teacher are its own
     student = load_bundle(config.model).student
+    devices = use_devices(config.devices)
     found = tune_skin(
-        lambda skin: student.potential(atoms, skin=skin, dtype=np.dtype(config.dtype)),
+        lambda skin: student.potential(
+            atoms, skin=skin, dtype=np.dtype(config.dtype), devices=devices
+        ),
         atoms.positions,
         config.md,
         student.cutoff,

@@ -30,7 +30,7 @@ from distill.data import Dataset, Labels
 from distill.graph import Graph
 from distill.neighbors import batch_graphs
 from distill.simulation import Frames
-from distill.students import Student, StudentSpec
+from distill.students import Student, StudentSpec, Uncertainty
 
 ELEMENTS = (1, 6, 8)
 CUTOFF = 4.0
@@ -179,6 +179,17 @@ def small_student(**options: Any) -> Student:
     """Student of H, C and O with random parameters; `options` as of the module."""
     spec = StudentSpec("moment", ELEMENTS, CUTOFF, {**SMALL, **options})
     return Student(spec, random_variables(spec.build()), REFERENCE_ENERGIES)
+
+
+def random_uncertainty(width: int) -> Uncertainty:
+    """For students of `width` features, the last hidden layer's."""
+    rng, n = np.random.default_rng(0), len(ELEMENTS)
+    return Uncertainty(
+        whitening=rng.normal(size=(n, width, width)),
+        offset=rng.normal(size=(n, width)),
+        factor=rng.uniform(0.1, 1.0, n),
+        exponent=rng.uniform(0.5, 1.5, n),
+    )
 
 
 def strained(atoms: Atoms, strain: np.ndarray) -> Atoms:

@@ -10,7 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase import Atoms
-from builders import CUTOFF, ELEMENTS, ethanol, small_student, triclinic_cell, water_box
+from builders import (
+    CUTOFF,
+    ELEMENTS,
+    ethanol,
+    random_uncertainty,
+    small_student,
+    triclinic_cell,
+    water_box,
+)
 
 from distill.neighbors import NeighborList
 from distill.neighbors.build import build
@@ -18,7 +26,7 @@ from distill.neighbors.grouped import GroupedList
 from distill.potential import Potential
 from distill.simulation import MDConfig, run_md
 from distill.simulation.blocks import allocate_lists, make_block
-from distill.students import Student, StudentSpec, Uncertainty
+from distill.students import Student, StudentSpec
 
 pytestmark = pytest.mark.usefixtures("x64", "quick_compilation")
 
@@ -125,14 +133,7 @@ def test_forces_are_differences_of_the_energy() -> None:
 
 
 def test_uncertainty_is_in_the_order_of_the_atoms() -> None:
-    rng = np.random.default_rng(0)
-    n, width = len(ELEMENTS), 8
-    uncertainty = Uncertainty(
-        whitening=rng.normal(size=(n, width, width)),
-        offset=rng.normal(size=(n, width)),
-        factor=rng.uniform(0.1, 1.0, n),
-        exponent=rng.uniform(0.5, 1.5, n),
-    )
+    uncertainty = random_uncertainty(8)
     atoms = triclinic_cell()
     found, expected = (
         results(potential, atoms.positions, "with_uncertainty")

@@ -15,9 +15,9 @@ from ase.filters import FrechetCellFilter
 from ase.md.verlet import VelocityVerlet
 from ase.optimize import BFGS
 from builders import (
-    ELEMENTS,
     ethanol,
     numerical_stress,
+    random_uncertainty,
     small_student,
     strained,
     triclinic_cell,
@@ -27,7 +27,7 @@ from builders import (
 from distill import calculators
 from distill.calculators import StudentCalculator
 from distill.errors import UnsupportedStructureError
-from distill.students import Student, Uncertainty
+from distill.students import Student
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
 
@@ -265,14 +265,7 @@ def test_lost_positions_are_named_and_the_calculator_lives_on(x64: None) -> None
 
 
 def test_uncertainty_comes_along(x64: None) -> None:
-    rng, n, width = np.random.default_rng(0), len(ELEMENTS), 4
-    uncertainty = Uncertainty(
-        whitening=rng.normal(size=(n, width, width)),
-        offset=rng.normal(size=(n, width)),
-        factor=rng.uniform(0.1, 1.0, n),
-        exponent=rng.uniform(0.5, 1.5, n),
-    )
-    student = replace(STUDENT, uncertainty=uncertainty)
+    student = replace(STUDENT, uncertainty=random_uncertainty(4))
     for atoms in (ethanol(), water_box(3)):
         atoms.calc = calculator(student)
         found = atoms.calc.get_property("uncertainty", atoms)

@@ -110,6 +110,7 @@ class Student:
         skin: float = 0.5,
         dtype: Any = np.float32,
         kernel: Kernel | str | None = None,
+        devices: Sequence[jax.Device] = (),
     ) -> Potential:
         """Potential for jax-md for structures like `atoms`; see `distill.potential.Potential`.
 
@@ -120,6 +121,12 @@ class Student:
             kernel: a kernel or its name, see `distill.kernels`; by default what `choose_kernel`
                 gives. Students that pass messages use `reference` always: their rows are not
                 independent.
+            devices: that share one system, e.g. `jax.devices()[:2]`: each evaluates a part of the
+                rows of a strictly local student. All hold the whole list.
+
+        Raises:
+            UnsupportedStructureError: the system has elements that the student does not know, or
+                cannot be shared by several devices.
         """
         energy = self.energy_and_features if self.uncertainty else self.atomic_energy
         return local_potential(
@@ -132,6 +139,7 @@ class Student:
             kernel=choose_kernel(kernel),
             message_passing=self.message_passing,
             uncertainty=self.uncertainty,
+            devices=devices,
         )
 
     def label(self, structures: Sequence[Atoms], dtype: Any = np.float32) -> Labels:

@@ -1,0 +1,137 @@
+"""One system on several devices: each evaluates a share of the rows, and forces are summed.
+
+Positions and lists are the same on all devices, so that nothing but forces and energies travels.
+The rows of each element are divided by themselves, which keeps the elements of a share static.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
+
+from distill.kernels.moment_blocks import Components, blocks_in_place, element_runs
+
+AXIS = "rows"
+"""Name of the axis of the devices."""
+
+FORCE_ROWS = 256
+"""Rows whose forces are summed at once."""
+
+
+class Share:
+    """The rows of one device.
+
+    A share has equally many rows of an element on each device. Where they do not divide evenly, the
+    last device repeats rows of the one before, which count there only.
+
+    Args:
+        number: `()` int32, of the device.
+        count: of devices.
+        rows: `[n]`, sorted, static: the element of each row.
+    """
+
+    def __init__(self, number: jax.Array, count: int, rows: np.ndarray) -> None:
+        runs = element_runs(rows)
+        assert runs is not None
+        self._n_rows = len(rows)
+        self._sizes = [-(-(end - start) // count) for _, start, end in runs]
+        self._firsts = [
+            jnp.minimum(start + number * size, end)
+            for (_, start, end), size in zip(runs, self._sizes, strict=True)
+        ]
+        """First row of each element that counts here."""
+        self._ends = [
+            jnp.minimum(first + size, end)
+            for first, size, (_, _, end) in zip(self._firsts, self._sizes, runs, strict=True)
+        ]
+        self._begins = [
+            jnp.minimum(first, end - size)
+            for first, size, (_, _, end) in zip(self._firsts, self._sizes, runs, strict=True)
+        ]
+        """First row of each element that is evaluated here."""
+        self._places = [int(place) for place in np.cumsum([0, *self._sizes[:-1]])]
+        self.elements = np.repeat([element for element, _, _ in runs], self._sizes)
+        """`[b]`, static: the element of each row of the share."""
+
+    def taken(self, arrays: Any) -> Any:
+        """The rows of this share, `[b, ...]`, of arrays `[n, ...]`."""
+
+        def take(array: jax.Array) -> jax.Array:
+            parts = [
+                jax.lax.dynamic_slice_in_dim(array, begin, size)
+                for begin, size in zip(self._begins, self._sizes, strict=True)
+            ]
+            return jnp.concatenate(parts)
+
+        return jax.tree.map(take, arrays)
+
+    def spread(self, array: jax.Array) -> jax.Array:
+        """`[n, ...]` from the rows of this share, `[b, ...]`: zero where another share counts."""
+        found = jnp.zeros((self._n_rows, *array.shape[1:]), array.dtype)
+        for first, end, begin, size, place in zip(
+            self._firsts, self._ends, self._begins, self._sizes, self._places, strict=True
+        ):
+            row = begin + jnp.arange(size)
+            counts = (row >= first) & (row < end)
+            own = array[place : place + size]
+            own = jnp.where(counts.reshape(-1, *[1] * (own.ndim - 1)), own, 0)
+            there = jax.lax.dynamic_slice_in_dim(found, begin, size)
+            found = jax.lax.dynamic_update_slice_in_dim(found, there + own, begin, 0)
+        return found
+
+    def forces(self, gradient: Components, reverse: jax.Array) -> jax.Array:
+        """What the pairs of this share add to the forces `[n, 3]` by row, in eV/Å.
+
+        Args:
+            gradient: by each pair's vector, `[b, K]` for each axis.
+            reverse: `[n, K]`, see `GroupedList`.
+        """
+        slots = reverse.shape[1]
+        flat = [axis.reshape(-1) for axis in gradient]
+        outside = np.int32(len(flat[0]))
+
+        def mirrored(there: jax.Array) -> jax.Array:
+            here = jnp.full_like(there, outside)
+            for first, end, begin, place in zip(
+                self._firsts, self._ends, self._begins, self._places, strict=True
+            ):
+                counts = (there >= first * slots) & (there < end * slots)
+                here = jnp.where(counts, there - (begin - place) * slots, here)
+            parts = (axis.at[here].get(mode="fill", fill_value=0).sum(axis=1) for axis in flat)
+            return -jnp.stack(list(parts), axis=-1)
+
+        others: jax.Array = blocks_in_place([(mirrored, 0, len(reverse))], reverse, FORCE_ROWS)
+        return others + self.spread(jnp.stack([axis.sum(axis=1) for axis in gradient], axis=-1))
+
+
+def on_devices(
+    function: Callable[..., Any], rows: np.ndarray, devices: Sequence[jax.Device]
+) -> Callable[..., Any]:
+    """`function(None, positions, lists, cell, *settings)` from what the devices' shares add up to.
+
+    Args:
+        function: `(share, positions, lists, cell, *settings)`, gives sums over the rows of a share,
+            or arrays that are zero for other rows.
+        rows: `[n]`, sorted, static: the element of each row.
+        devices: different ones, of one kind.
+    """
+    mesh = Mesh(np.asarray(devices), (AXIS,))
+    everywhere = PartitionSpec()
+
+    def together(positions: Any, lists: Any, cell: Any, *settings: Any) -> Any:
+        def share(positions: Any, lists: Any, cell: Any) -> Any:
+            own = Share(jax.lax.axis_index(AXIS), len(devices), rows)
+            return jax.lax.psum(function(own, positions, lists, cell, *settings), AXIS)
+
+        # What differs between devices is summed in the end; JAX need not follow it.
+        mapped = jax.shard_map(
+            share, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
+        )
+        return mapped(positions, lists, jnp.asarray(cell, positions.dtype))
+
+    return together

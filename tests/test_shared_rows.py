@@ -1,0 +1,139 @@
+"""One system on several devices gives what one device gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from builders import (
+    CUTOFF,
+    ELEMENTS,
+    ethanol,
+    random_uncertainty,
+    small_student,
+    water_box,
+)
+
+from distill import potential
+from distill.errors import UnsupportedStructureError
+from distill.shared_rows import Share
+from distill.simulation import MDConfig, run_md
+from distill.students import Student, StudentSpec, save_bundle
+
+ROOT = Path(__file__).resolve().parent.parent
+OPTIONS: dict[str, Any] = {"max_l": 1, "n_channels": 2, "n_triples": 0, "hidden": (8,)}
+
+
+def with_uncertainty() -> Student:
+    return replace(small_student(**OPTIONS), uncertainty=random_uncertainty(8))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_shares_take_every_row_once(count: int) -> None:
+    rows = np.repeat([0, 1, 3], [7, 4, 1])
+    values = np.random.default_rng(0).normal(size=(len(rows), 2))
+    total = np.zeros_like(values)
+    for number in range(count):
+        share = Share(jnp.int32(number), count, rows)
+        taken = share.taken(jnp.asarray(values))
+        np.testing.assert_array_equal(share.taken(jnp.asarray(rows)), share.elements)
+        assert len(taken) <= -(-len(rows) // count) + 3
+        total += share.spread(taken)
+    np.testing.assert_allclose(total, values.astype(total.dtype), rtol=1e-6)
+
+
+def test_only_rows_that_are_independent_are_shared() -> None:
+    devices = jax.devices()[:1]
+    with pytest.raises(UnsupportedStructureError, match="strictly local students of at least 32"):
+        small_student().potential(ethanol(), devices=devices)
+    spec = StudentSpec.of_size("message-m", ELEMENTS, CUTOFF)
+    student = replace(small_student(), spec=spec)
+    with pytest.raises(UnsupportedStructureError, match="leave `devices` out"):
+        student.potential(water_box(3), devices=devices)
+
+
+def on_devices(count: int, *arguments: str) -> None:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "experiments")]),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+    }
+    command = [sys.executable, __file__, *arguments]
+    done = subprocess.run(command, env=environment, timeout=600, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_results_and_runs_are_those_of_one_device() -> None:
+    on_devices(3, "3")
+
+
+def test_a_script_with_two_devices(tmp_path: Path) -> None:
+    save_bundle(small_student(**OPTIONS), tmp_path / "student", {})
+    water_box(2).write(tmp_path / "water.xyz", format="extxyz")
+    on_devices(1, "2", str(tmp_path))
+
+
+def check_results(count: int) -> None:
+    atoms = water_box(2)
+    make = partial(with_uncertainty().potential, atoms, dtype=np.float64)
+    alone, shared = make(), make(devices=jax.devices()[:count])
+    positions, cell = jnp.asarray(atoms.positions), jnp.asarray(1.01 * atoms.cell.array)
+    lists = alone.allocate(positions)
+    expected = jax.jit(alone.evaluate)(positions, lists, cell)
+    found = jax.jit(shared.evaluate)(positions, lists, cell)
+    assert len(found.beside) == 1  # the expected errors
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-11)
+    assert len(found.forces.sharding.device_set) == count
+
+
+def check_runs(count: int) -> None:
+    atoms = water_box(2)
+    make = partial(small_student(**OPTIONS).potential, atoms, dtype=np.float64)
+    md = MDConfig(ensemble="npt_scr", steps=20, record_every=10, block_steps=10)
+    start = np.tile(atoms.positions, (2, 1, 1))
+    shared = make(devices=jax.devices()[:count])
+    expected, found = (run_md(own, start, md, progress=False).frames for own in (make(), shared))
+    np.testing.assert_allclose(found.positions, expected.positions, rtol=0, atol=1e-8)
+    np.testing.assert_allclose(found.pressure, expected.pressure, rtol=1e-6)
+
+
+def check_script(count: int, folder: Path) -> None:
+    import simulate  # experiments/ is on the path of this process
+
+    summaries = []
+    for devices in (count, 1):
+        config = simulate.SimulateConfig(
+            model=str(folder / "student"),
+            structure=str(folder / "water.xyz"),
+            md=MDConfig(steps=20, record_every=10, block_steps=10),
+            devices=devices,
+            output=folder / str(devices),
+        )
+        summaries.append(simulate.run(config))
+    assert jax.device_count() == count
+    two, one = (summary["temperature_K"] for summary in summaries)
+    assert abs(two / one - 1) < 1e-4
+
+
+if __name__ == "__main__":
+    jax.config.update("jax_disable_most_optimizations", True)
+    potential.GROUPED_FROM = 1
+    if len(sys.argv) > 2:
+        # The script asks for devices itself.
+        del os.environ["XLA_FLAGS"]
+        check_script(int(sys.argv[1]), Path(sys.argv[2]))
+    else:
+        jax.config.update("jax_enable_x64", True)
+        check_results(int(sys.argv[1]))
+        check_runs(int(sys.argv[1]))
