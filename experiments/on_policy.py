@@ -6,12 +6,13 @@
 Each round trains a student and lets it run; if all runs last and the error on fixed held-out
 trajectories is small enough, the gate is passed and the loop ends. If not, uncertain frames and
 those before an unphysical event are labelled and join the data. The same command goes on after
-an interruption at any stage. `report.md` tells of every round.
+an interruption at any stage. `report.md` tells of every round; the last student is in `student`.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 import time
 from dataclasses import replace
@@ -76,9 +77,20 @@ def run(config: OnPolicyConfig) -> dict[str, Any]:
             report |= label(config, folder)
         write_report(config.output, reports, ended or "going on", vars(config.choice))
         if ended:
-            print(f"{ended}; student in {folder / 'train' / 'student'}")
+            print(f"{ended}; student in {keep_last(config.output, folder)}")
             return {"rounds": reports, "ended": ended}
     raise AssertionError("the last round always ends the loop")
+
+
+def keep_last(output: Path, folder: Path) -> Path:
+    """Copy the bundle of the last round and its split to where they are found by a fixed name."""
+    kept, fresh = output / "student", output / "student.new"
+    for old in (fresh, kept):
+        shutil.rmtree(old, ignore_errors=True)
+    shutil.copytree(folder / "train" / "student", fresh)
+    shutil.copy(folder / "train" / "split.json", output / "split.json")
+    fresh.rename(kept)
+    return kept
 
 
 def prepare(config: OnPolicyConfig) -> None:

@@ -173,3 +173,5 @@ def test_smoke(script, tmp_path, monkeypatch, demo_teacher_path):
     assert report["rounds"][0]["labelled"] == 6
     last = tmp_path / f"runs/smoke/on_policy/round_{len(report['rounds']) - 1:02d}/train/student"
     assert load_bundle(last).student.uncertainty is not None
+    found = load_bundle(tmp_path / "runs/smoke/on_policy/student").card
+    assert found["sha256"] == load_bundle(last).card["sha256"]
