@@ -121,15 +121,18 @@ def _key(record: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _commit(folder: Path) -> str:
-    """Commit of the working tree, marked if files differ from it."""
+    """Commit of the working tree; marked if files differ from it, other than records in `folder`."""
+
+    def git(*arguments: str) -> str:
+        where = folder if folder.is_dir() else None
+        command = ["git", *arguments]
+        done = subprocess.run(command, cwd=where, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
     try:
-        found = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=12"],
-            cwd=folder if folder.is_dir() else None,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        commit = git("rev-parse", "--short=12", "HEAD")
+        others = [":(top)", f":(exclude){folder.resolve()}" if folder.is_dir() else ":(top)"]
+        changed = git("status", "--porcelain", "--untracked-files=no", "--", *others)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
-    return found.stdout.strip()
+    return f"{commit}-dirty" if changed else commit
