@@ -121,7 +121,7 @@ def _key(record: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _commit(folder: Path) -> str:
-    """Commit of the working tree; marked if files differ from it, other than records in `folder`."""
+    """Commit of the working tree, marked if files differ from it, but for those in `folder`."""
 
     def git(*arguments: str) -> str:
         where = folder if folder.is_dir() else None
