@@ -151,7 +151,12 @@ def warm_start(bundle: Path, spec: StudentSpec) -> Student:
         ConfigError: it has another architecture, cutoff or elements than `spec`.
     """
     student = load_bundle(bundle).student
-    if student.spec.to_dict() != spec.to_dict():
+    asked = spec
+    if "n_neighbors" not in spec.options and "n_neighbors" in student.spec.options:
+        # Set from the data by the first training, where it was not asked for either.
+        known = {"n_neighbors": student.spec.options["n_neighbors"]}
+        asked = replace(spec, options={**spec.options, **known})
+    if student.spec.to_dict() != asked.to_dict():
         raise ConfigError(
             f"start={bundle} cannot be trained on: it is {student.spec.to_dict()}, asked for is "
             f"{spec.to_dict()}. Make them the same, or leave start out"

@@ -71,6 +71,15 @@ def test_a_warm_start_is_the_student_of_the_bundle(script, tmp_path):
     np.testing.assert_array_equal(start.label(atoms).forces[0], student.label(atoms).forces[0])
     with pytest.raises(ConfigError, match="cannot be trained on"):
         job.warm_start(bundle, replace(student.spec, cutoff=3.0))
+    # What the first training found out from its data need not be asked for.
+    options = {**student.spec.options, "n_neighbors": 12.5}
+    known = replace(student, spec=replace(student.spec, options=options))
+    bundle = save_bundle(known, tmp_path / "known", {})
+    asked = {key: value for key, value in options.items() if key != "n_neighbors"}
+    start = job.warm_start(bundle, replace(student.spec, options=asked))
+    assert start.spec.options["n_neighbors"] == 12.5
+    with pytest.raises(ConfigError, match="cannot be trained on"):
+        job.warm_start(bundle, replace(student.spec, options={**asked, "n_neighbors": 20.0}))
 
 
 def fake_training(job: Any, asked: list[Any]) -> Any:
