@@ -26,7 +26,7 @@ import jax
 import numpy as np
 from ase import Atoms
 
-from distill.errors import ConfigError, DatasetError
+from distill.errors import CapacityError, ConfigError, DatasetError, SimulationError
 from distill.evaluation.domain import closest_seen
 from distill.evaluation.results import record_figures, replace_text
 from distill.observables import Observables, ObservablesConfig
@@ -49,7 +49,7 @@ from script import claim_folder, command_of, keep_compilations, run_script, use_
 from simulation_model import find_model, outside_training, with_skin
 from simulation_records import simulation_figures
 from simulation_start import read_start
-from simulation_summary import Totals, baths_of, report
+from simulation_summary import Totals, baths_of, broken_down, report
 
 SMOKE = (
     "model=fennol:models/demo_chno.fnx",
@@ -183,46 +183,59 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
     )
     totals = Totals(many, atoms.numbers)
     begun = time.perf_counter()
-    result = run_md(
-        potential,
-        positions,
-        config.md,
-        velocities=velocities,
-        on_frames=[watch, totals, observables, *writers(config, atoms, reference)],
-        checkpoints=MDCheckpoints(
-            config.output,
-            {
-                "model": model,
-                "cell": atoms.cell.array.tolist(),
-                "pbc": atoms.pbc.tolist(),
-                "skin": config.skin,
-            },
-            config.checkpoint_every,
-        ),
-        keep_frames=False,
-        description=config.md.ensemble,
-    )
-    time_ps = config.md.steps * config.md.timestep / 1000
-    summary = {
-        "steps": config.md.steps,
-        "time_ps": time_ps,
-        "seconds": time.perf_counter() - begun,
-        **totals.summary(baths_of(config.md)),
-        "findings": [*outside, *watch.findings],
-        "faults": [{"kind": kind, "replica": replica} for kind, replica in watch.found],
-        "reallocations": result.n_reallocations,
-    }
+
+    def summarise(steps: int) -> dict[str, Any]:
+        return {
+            "steps": steps,
+            "time_ps": steps * config.md.timestep / 1000,
+            "seconds": time.perf_counter() - begun,
+            **totals.summary(baths_of(config.md)),
+            "findings": [*outside, *watch.findings],
+            "faults": [{"kind": kind, "replica": replica} for kind, replica in watch.found],
+        }
+
+    try:
+        result = run_md(
+            potential,
+            positions,
+            config.md,
+            velocities=velocities,
+            on_frames=[watch, totals, observables, *writers(config, atoms, reference)],
+            checkpoints=MDCheckpoints(
+                config.output,
+                {
+                    "model": model,
+                    "cell": atoms.cell.array.tolist(),
+                    "pbc": atoms.pbc.tolist(),
+                    "skin": config.skin,
+                },
+                config.checkpoint_every,
+            ),
+            keep_frames=False,
+            description=config.md.ensemble,
+        )
+    except (SimulationError, CapacityError) as error:
+        # A full disk is no failure of the model.
+        if not isinstance(error.__cause__, OSError):
+            publish(config, broken_down(summarise(totals.frames * config.md.record_every), error))
+        raise
+    summary = summarise(config.md.steps) | {"reallocations": result.n_reallocations}
     if isinstance(result.state, ExchangeState):
-        summary["exchange"] = exchange_summary(result.state, time_ps)
-    replace_text(config.output / "summary.json", json.dumps(summary, indent=2) + "\n")
+        summary["exchange"] = exchange_summary(result.state, summary["time_ps"])
+    publish(config, summary)
     observed = observables.results()
     save_results(config.output, observed, config.observables)
-    if config.record is not None:
-        figures = simulation_figures(summary, config.case, config.subject or config.model)
-        record_figures(figures, config.record, command_of("simulate", config))
     report(summary, config.output, config.md)
     report_observed(observed)
     return summary
+
+
+def publish(config: SimulateConfig, summary: dict[str, Any]) -> None:
+    """Write the summary, and its figures into the records where that is asked for."""
+    replace_text(config.output / "summary.json", json.dumps(summary, indent=2) + "\n")
+    if config.record is not None:
+        figures = simulation_figures(summary, config.case, config.subject or config.model)
+        record_figures(figures, config.record, command_of("simulate", config))
 
 
 def claim(config: SimulateConfig) -> None:

@@ -11,6 +11,15 @@ import numpy as np
 from distill.simulation import BAROSTATS, Frames, MDConfig
 from distill.simulation.drift import Drift
 
+MEANS = (
+    "temperature_K",
+    "temperature_std_K",
+    "potential_energy_ev",
+    "pressure_gpa",
+    "volume_ang3",
+    "density_g_per_cm3",
+)
+
 
 class Totals:
     """Adds up the frames of a run; a `Follower` for `run_md`."""
@@ -37,6 +46,11 @@ class Totals:
         self._sums += np.stack([x.reshape(len(x), -1).sum(0) for x in seen], axis=1)
         self._largest = max(self._largest, float(frames.uncertainty.max(initial=-1.0)))
         self._drift.add(frames.time, frames.conserved_energy.reshape(len(frames.time), -1))
+
+    @property
+    def frames(self) -> int:
+        """Of each replica."""
+        return int(self._sums[0, 0])
 
     def mark(self) -> dict[str, Any]:
         """See `distill.simulation.Follower`."""
@@ -77,20 +91,26 @@ class Totals:
 
 
 def _means(sums: np.ndarray) -> dict[str, Any]:
-    count, temperature, square, energy, pressure, volume, density = sums.tolist()
-    mean = temperature / count
-    return {
-        "temperature_K": mean,
-        "temperature_std_K": max(square / count - mean**2, 0) ** 0.5,
-        "potential_energy_ev": energy / count,
-        "pressure_gpa": _known(pressure / count),
-        "volume_ang3": volume / count if volume else None,
-        "density_g_per_cm3": _known(density / count),
-    }
+    if not sums[0]:
+        return dict.fromkeys(MEANS)
+    temperature, square, energy, pressure, volume, density = (sums[1:] / sums[0]).tolist()
+    spread = max(square - temperature**2, 0) ** 0.5
+    values = (temperature, spread, energy, _known(pressure), volume or None, _known(density))
+    return dict(zip(MEANS, values, strict=True))
 
 
 def _known(value: float) -> float | None:
     return value if np.isfinite(value) else None
+
+
+def broken_down(summary: Mapping[str, Any], error: Exception) -> dict[str, Any]:
+    """The summary of a run that `error` ended: at least one replica has failed.
+
+    Where no check had found which one, the first is named.
+    """
+    faults = [fault for fault in summary["faults"] if fault["kind"] != "drift"]
+    end = [] if faults else [{"kind": "breakdown", "replica": 0}]
+    return {**summary, "faults": [*summary["faults"], *end], "ended": str(error)}
 
 
 def baths_of(md: MDConfig) -> list[dict[str, float]]:

@@ -172,6 +172,34 @@ def test_npt_tells_density_and_pressure(simulate, bundle, tmp_path, capsys):
     assert f"model={bundle}" in records["pressure"]["command"]
 
 
+def test_a_run_that_breaks_down_leaves_its_figures(simulate, bundle, tmp_path, capsys):
+    arguments = [
+        f"model={bundle}",
+        "structure=H2O",
+        f"output={tmp_path / 'run'}",
+        "replicas=2",
+        "md={ensemble: nve, timestep: 0.1, temperature: 10, record_every: 5, block_steps: 10}",
+        "md.steps=30",
+        "domain=ignore",
+        f"record={tmp_path / 'records.json'}",
+        "case=broken",
+    ]
+    calm, hot = (
+        f"safety={{contacts: ignore, drift: ignore, temperature: stop, max_temperature: {limit}}}"
+        for limit in (1e9, 1e-9)
+    )
+    assert simulate.main([*arguments, "md.steps=20", calm]) == 0
+    for path, reached in ((tmp_path / "run", 2e-3), (tmp_path / "at_once", 0.0)):
+        assert simulate.main([*arguments, hot, f"output={path}"]) == 1
+        assert "the temperature was" in capsys.readouterr().err
+        summary = json.loads((path / "summary.json").read_text())
+        assert "the temperature was" in summary["ended"]
+        assert summary["time_ps"] == pytest.approx(reached)
+        records = {r["metric"]: r["value"] for r in read_records(tmp_path / "records.json")}
+        assert records["runs"] == 2 and records["runs with an unphysical event"] == 1
+        assert records["length of each run"] == pytest.approx(reached)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
