@@ -61,7 +61,6 @@ class LoopConfig:
         record_every: steps between recorded frames of the run.
         timestep: fs.
         temperature: K.
-        threads: cores that the script is restarted on.
         output: JSON file of the records.
     """
 
@@ -74,7 +73,6 @@ class LoopConfig:
     record_every: int = 100
     timestep: float = 0.5
     temperature: float = 300.0
-    threads: int = 1
     output: Path = ROOT / "docs" / "results" / "simulation.json"
 
 

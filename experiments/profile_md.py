@@ -60,7 +60,6 @@ class ProfileConfig:
         temperature: K.
         stream_mib: MiB of the array with which the memory bandwidth is measured.
         trace: folder for a trace of one block; none by default.
-        threads: cores that the script is restarted on.
         output: JSON file of the records.
     """
 
@@ -75,7 +74,6 @@ class ProfileConfig:
     temperature: float = 300.0
     stream_mib: int = 256
     trace: Path | None = None
-    threads: int = 1
     output: Path = ROOT / "docs" / "results" / "performance.json"
 
 
