@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 class DistillError(Exception):
     """Base class of the errors that `distill` raises for bad input or a failed run."""
@@ -23,8 +25,20 @@ class BundleError(DistillError, ValueError):
     """A model bundle is missing, changed, truncated or foreign."""
 
 
-class CapacityError(DistillError, RuntimeError):
-    """A fixed-size buffer would overflow; the message says how to enlarge it."""
+class _OfReplicas(DistillError, RuntimeError):
+    def __init__(self, message: str, *, kind: str = "", replicas: Iterable[int] = ()) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.replicas = tuple(int(replica) for replica in replicas)
+
+
+class CapacityError(_OfReplicas):
+    """A fixed-size buffer would overflow; the message says how to enlarge it.
+
+    Attributes:
+        kind: empty.
+        replicas: of a simulation, whose buffers did, as far as known.
+    """
 
 
 class MissingDependencyError(DistillError, ImportError):
@@ -39,8 +53,13 @@ class TrainingError(DistillError, RuntimeError):
     """Training cannot go on, for example because of a NaN loss."""
 
 
-class SimulationError(DistillError, RuntimeError):
-    """A simulation produced NaN or left the range in which its potential is defined."""
+class SimulationError(_OfReplicas):
+    """A simulation produced NaN or left the range in which its potential is defined.
+
+    Attributes:
+        kind: the check of `SafetyConfig` that stopped it; empty for anything else.
+        replicas: in which it happened, as far as known.
+    """
 
 
 class ConfigError(DistillError, ValueError):

@@ -17,9 +17,15 @@ import numpy as np
 from ase import Atoms
 
 from distill.kernels import Kernel, MomentWeights, RowModel, blocked
-from distill.kernels.moment_blocks import Components, blocks_in_place, element_runs, moment_blocks
+from distill.kernels.moment_blocks import (
+    FORCE_ROWS,
+    Components,
+    blocks_in_place,
+    element_runs,
+    moment_blocks,
+)
 from distill.neighbors.grouped import GroupedList, extended_positions, grouped_list
-from distill.shared_rows import FORCE_ROWS, Share, on_devices
+from distill.shared_rows import Share, on_devices
 
 
 class GroupedFunctions(NamedTuple):
@@ -47,7 +53,7 @@ class RowResults(NamedTuple):
     Attributes:
         energies: `[n]`, eV, in the order of the rows.
         beside: `[n]` in that order, or None.
-        forces: `[n, 3]`, eV/Å.
+        forces: `[n, 3]`, eV/Å, in the order of the rows or, where said so, of the atoms.
         virial: `[3, 3]`, eV, dE/dstrain, or None.
     """
 

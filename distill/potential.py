@@ -229,6 +229,8 @@ def local_potential(
             devices=devices,
         )
 
+    if len(set(devices)) != len(devices):
+        raise ValueError(f"devices must be different ones, not {list(devices)}")
     if not message_passing and kernel in (blocked, pallas) and len(atoms) >= GROUPED_FROM:
         weights = atomic_energy.moments if isinstance(atomic_energy, RowModel) else None
         if weights is not None:
@@ -238,7 +240,7 @@ def local_potential(
             return replace(grouped, with_cell=with_cell)
     if devices:
         raise UnsupportedStructureError(
-            f"several devices share the rows of strictly local students of at least {GROUPED_FROM} "
+            f"`devices` share the rows of strictly local students of at least {GROUPED_FROM} "
             f"atoms, evaluated by `blocked` or `pallas`; for this one of {len(atoms)} atoms leave "
             "`devices` out"
         )

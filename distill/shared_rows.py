@@ -14,20 +14,22 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from distill.kernels.moment_blocks import Components, blocks_in_place, element_runs
+from distill.kernels.moment_blocks import (
+    FORCE_ROWS,
+    Components,
+    blocks_in_place,
+    element_runs,
+)
 
 AXIS = "rows"
 """Name of the axis of the devices."""
-
-FORCE_ROWS = 256
-"""Rows whose forces are summed at once."""
 
 
 class Share:
     """The rows of one device.
 
     A share has equally many rows of an element on each device. Where they do not divide evenly, the
-    last device repeats rows of the one before, which count there only.
+    later devices repeat rows of earlier ones, which count once.
 
     Args:
         number: `()` int32, of the device.

@@ -26,6 +26,7 @@ from ase import Atoms, units
 from benchmark_ase import Case, Run
 from benchmark_calculator import calculator_figures
 from benchmark_config import SMOKE, BenchmarkConfig
+from benchmark_cores import shared_and_alone
 from benchmark_memory import memory_figures
 from benchmark_peers import Peer, peers
 from benchmark_teachers import figure
@@ -264,30 +265,29 @@ def ratio(case: str, subject: str, other: str, slow: np.ndarray, fast: np.ndarra
 
 
 def core_figures(config: BenchmarkConfig, atoms: Atoms, students: list[Subject]) -> list[Figure]:
-    """Cost of a step where several cores share one system, and where one does it all, in turn."""
+    """Cost of a step where several cores share one system, and where one makes it alone."""
     case = f"{len(atoms)} atoms of water, nve, float32{threads(config)}"
     print(f"\n{case}")
     thermalise(atoms, config.temperature)
+    if jax.device_count() != config.threads or config.skin == "auto":
+        raise ConfigError(
+            f"threads={config.threads}: start benchmark.py as a script, so that each core is a "
+            "device, and give skin as a number or not at all"
+        )
+    settings = md_config(config, "nve")
+    options = {"kernel": config.kernel} | ({} if config.skin is None else {"skin": config.skin})
     figures = []
     for subject in students:
+        source = config.students.get(subject.name, subject.name)
+        given = source, atoms, settings, config.min_seconds, options
+        times = shared_and_alone(config.repeats, *given)
+        shared, alone = (1e6 / len(atoms) * own for own in times)
         one = f"{subject.label}, one core"
-        runs: dict[str, Run] = {
-            name: TimedMD(
-                subject.student.potential(
-                    atoms, kernel=config.kernel, devices=jax.devices()[:count] if count > 1 else ()
-                ),
-                atoms.positions,
-                md_config(config, "nve"),
-                velocities=atoms.get_velocities() * units.fs,
-                min_seconds=config.min_seconds,
-            )
-            for name, count in ((subject.label, config.threads), (one, 1))
-        }
-        costs = in_turn(runs, dict.fromkeys(runs, config.repeats), len(atoms))
         figures += [
-            figure(case, name, "MD cost", own, "us/atom/step") for name, own in costs.items()
+            figure(case, subject.label, "MD cost", shared, "us/atom/step"),
+            figure(case, one, "MD cost", alone, "us/atom/step"),
+            ratio(case, subject.label, "one core", alone, shared),
         ]
-        figures.append(ratio(case, subject.label, "one core", costs[one], costs[subject.label]))
     return figures
 
 

@@ -85,10 +85,12 @@ def run(config: OnPolicyConfig) -> dict[str, Any]:
 def keep_last(output: Path, folder: Path) -> Path:
     """Copy the bundle of the last round and its split to where they are found by a fixed name."""
     kept, fresh = output / "student", output / "student.new"
-    for old in (fresh, kept):
-        shutil.rmtree(old, ignore_errors=True)
+    if fresh.exists():
+        shutil.rmtree(fresh)
     shutil.copytree(folder / "train" / "student", fresh)
-    shutil.copy(folder / "train" / "split.json", output / "split.json")
+    replace_text(output / "split.json", (folder / "train" / "split.json").read_text())
+    if kept.exists():
+        shutil.rmtree(kept)
     fresh.rename(kept)
     return kept
 

@@ -56,6 +56,9 @@ def use_devices(count: int) -> tuple[jax.Device, ...]:
     Raises:
         ConfigError: there are fewer.
     """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    if jax.config.jax_platforms == "cpu" and count > (cores or count):  # type: ignore[attr-defined]
+        print(f"warning: devices={count} share {cores} cores")
     os.environ.setdefault("NPROC", "1")
     if count == 1:
         return ()
@@ -65,8 +68,8 @@ def use_devices(count: int) -> tuple[jax.Device, ...]:
     found = jax.devices()
     if len(found) < count:
         raise ConfigError(
-            f"devices={count}, but JAX has {len(found)} ({found[0].platform}): ask for fewer, or "
-            "in a process that has used JAX already set jax_num_cpu_devices before"
+            f"devices={count}, but JAX has {len(found)} ({found[0].platform}): ask for fewer; in a "
+            "process that has used JAX before, set jax_num_cpu_devices at its start"
         )
     return tuple(found[:count])
 

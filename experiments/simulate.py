@@ -8,8 +8,9 @@
 
 The same command goes on where a run was interrupted; with more `md.steps` it makes a finished run
 longer. The folder holds the trajectory (`run.extxyz`, one for each replica or temperature),
-`checkpoint.npz`, `config.yaml`, `summary.json`, and what was observed (`observables.json`, `.npz`
-and `.png`). With `record=docs/results/simulation.json case=...` the figures become records.
+`checkpoint.npz`, `config.yaml`, `summary.json`, also of a run that broke down, and what was
+observed (`observables.json`, `.npz` and `.png`). With `record=docs/results/simulation.json
+case=...` the figures become records.
 """
 
 from __future__ import annotations
@@ -119,6 +120,8 @@ class SimulateConfig:
             raise ValueError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
         if self.devices < 1:
             raise ValueError(f"devices must be at least 1, got {self.devices}")
+        if self.devices > 1 and self.skin == "auto":
+            raise ValueError("skin=auto measures one device: give a number with several devices")
         if self.replicas is not None and self.replicas < 1:
             raise ValueError(f"replicas must be at least 1, got {self.replicas}")
         bath_of(self.md, self.n_replicas)
@@ -251,6 +254,7 @@ def claim(config: SimulateConfig) -> None:
             safety=config.safety,
             domain=config.domain,
             checkpoint_every=config.checkpoint_every,
+            devices=config.devices,
             compilation_cache=config.compilation_cache,
             record=config.record,
             case=config.case,

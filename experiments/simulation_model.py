@@ -82,11 +82,8 @@ def with_skin(config: SimulateConfig, atoms: Atoms) -> SimulateConfig:
     if not Path(config.model).is_dir():
         return replace(config, skin=type(config).skin)  # the lists of a teacher are its own
     student = load_bundle(config.model).student
-    devices = use_devices(config.devices)
     found = tune_skin(
-        lambda skin: student.potential(
-            atoms, skin=skin, dtype=np.dtype(config.dtype), devices=devices
-        ),
+        lambda skin: student.potential(atoms, skin=skin, dtype=np.dtype(config.dtype)),
         atoms.positions,
         config.md,
         student.cutoff,

@@ -104,12 +104,9 @@ def _known(value: float) -> float | None:
 
 
 def broken_down(summary: Mapping[str, Any], error: Exception) -> dict[str, Any]:
-    """The summary of a run that `error` ended: at least one replica has failed.
-
-    Where no check had found which one, the first is named.
-    """
-    faults = [fault for fault in summary["faults"] if fault["kind"] != "drift"]
-    end = [] if faults else [{"kind": "breakdown", "replica": 0}]
+    """The summary of a run that `error` ended, with the replicas in which it happened."""
+    kind = getattr(error, "kind", "") or "breakdown"
+    end = [{"kind": kind, "replica": number} for number in getattr(error, "replicas", ())]
     return {**summary, "faults": [*summary["faults"], *end], "ended": str(error)}
 
 

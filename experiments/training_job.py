@@ -147,6 +147,8 @@ def train(
 def warm_start(bundle: Path, spec: StudentSpec) -> Student:
     """The student of a bundle as a start, with its reference energies and scales.
 
+    Its typical number of neighbours is kept, where `spec` asks for no other.
+
     Raises:
         ConfigError: it has another architecture, cutoff or elements than `spec`.
     """
@@ -159,7 +161,7 @@ def warm_start(bundle: Path, spec: StudentSpec) -> Student:
     if student.spec.to_dict() != asked.to_dict():
         raise ConfigError(
             f"start={bundle} cannot be trained on: it is {student.spec.to_dict()}, asked for is "
-            f"{spec.to_dict()}. Make them the same, or leave start out"
+            f"{asked.to_dict()}. Make them the same, or leave start out"
         )
     return replace(student, uncertainty=None)
 

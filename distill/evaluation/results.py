@@ -121,7 +121,7 @@ def _key(record: dict[str, Any]) -> tuple[str, str, str]:
 
 
 def _commit(folder: Path) -> str:
-    """Commit of the working tree, marked if files differ from it, but for those in `folder`."""
+    """Commit of the working tree, marked if files differ from it, but for records in `folder`."""
 
     def git(*arguments: str) -> str:
         where = folder if folder.is_dir() else None
@@ -131,7 +131,7 @@ def _commit(folder: Path) -> str:
 
     try:
         commit = git("rev-parse", "--short=12", "HEAD")
-        others = [":(top)", f":(exclude){folder.resolve()}" if folder.is_dir() else ":(top)"]
+        others = [":(top)", f":(exclude,glob){folder.resolve()}/*.json"]
         changed = git("status", "--porcelain", "--untracked-files=no", "--", *others)
     except (OSError, subprocess.CalledProcessError):
         return "unknown"

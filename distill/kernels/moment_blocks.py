@@ -18,6 +18,9 @@ from distill.kernels.pair_terms import component_terms
 BLOCK_ROWS = 64
 """Rows per block; with the default student their arrays take about 1 MB in float32."""
 
+FORCE_ROWS = 256
+"""Rows whose forces are summed at once."""
+
 Components = tuple[jax.Array, jax.Array, jax.Array]
 """Three arrays `[b, K]`: x, y and z of vectors to neighbours, or of the gradient by them."""
 

@@ -132,7 +132,9 @@ def require_finite(frames: Frames, replicas: bool) -> None:
     atoms = sorted({int(w[-1]) for w in where})
     lost = f"atoms {atoms[:10]}" if atoms else "the energy"
     of = f" of replicas {sorted({int(w[0]) for w in where})[:10]}" if replicas and atoms else ""
+    broken = ~(good.all(-1) & energies)
     raise SimulationError(
         f"{lost}{of} became NaN or infinite at or before {frames.time[first]:.1f} fs: the "
-        "structure left the range of the potential, or the timestep is too large"
+        "structure left the range of the potential, or the timestep is too large",
+        replicas=np.flatnonzero(broken.any(0)) if replicas else [0],
     )

@@ -161,7 +161,8 @@ def _advance(
         f"{done * config.timestep:.1f} fs: the atoms collapse or fly apart (the "
         "potential is outside its range), or they move further than the skin within "
         "one step: use a smaller timestep or a larger skin, and check the start; in NPT the cell "
-        "may collapse: check the pressure too"
+        "may collapse: check the pressure too",
+        replicas=np.flatnonzero(np.atleast_1d(overflow)),
     )
 
 

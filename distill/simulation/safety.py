@@ -151,7 +151,8 @@ class Watch:
         message = f"{fault}{of} at {frames.time[t]:g} fs"
         if action == "stop":
             saved = self._save(message, frames, t, replica)
-            raise SimulationError(f"{message}: the run was stopped{saved} (safety.{kind})")
+            told = f"{message}: the run was stopped{saved} (safety.{kind})"
+            raise SimulationError(told, kind=kind, replicas=[replica])
         self._found.add((kind, replica))
         self.findings.append(message)
         warnings.warn(f"{message} (safety.{kind})", stacklevel=2)

@@ -122,7 +122,8 @@ class Student:
                 gives. Students that pass messages use `reference` always: their rows are not
                 independent.
             devices: that share one system, e.g. `jax.devices()[:2]`: each evaluates a part of the
-                rows of a strictly local student. All hold the whole list.
+                rows of a strictly local student. All hold the whole list. A CPU is one device
+                unless `jax_num_cpu_devices` was set before JAX started.
 
         Raises:
             UnsupportedStructureError: the system has elements that the student does not know, or
