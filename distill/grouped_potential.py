@@ -36,7 +36,6 @@ class GroupedFunctions(NamedTuple):
             atoms. `beside` makes one number for each row, `[n]`, from the features `[n, H]`.
         run_in_cell: `(positions, list, cell [3, 3], beside=None) -> RowResults`: the same in
             another cell than that of the atoms, with the virial.
-        rows: `[n]` int32, static: the element of each row.
     """
 
     allocate: Callable[..., GroupedList]
@@ -44,7 +43,6 @@ class GroupedFunctions(NamedTuple):
     overflow: Callable[[GroupedList, jax.Array], jax.Array]
     run: Callable[..., RowResults]
     run_in_cell: Callable[..., RowResults]
-    rows: np.ndarray
 
 
 class RowResults(NamedTuple):
@@ -120,7 +118,7 @@ def grouped_functions(
     ) -> RowResults:
         return in_order(evaluate(positions, nbrs, cell, True, beside), nbrs)
 
-    return GroupedFunctions(allocate, lists.update, overflow, run, run_in_cell, rows)
+    return GroupedFunctions(allocate, lists.update, overflow, run, run_in_cell)
 
 
 def _evaluate(

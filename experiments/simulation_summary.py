@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from distill.errors import CapacityError, SimulationError
 from distill.simulation import BAROSTATS, Frames, MDConfig
 from distill.simulation.drift import Drift
 
@@ -103,10 +104,12 @@ def _known(value: float) -> float | None:
     return value if np.isfinite(value) else None
 
 
-def broken_down(summary: Mapping[str, Any], error: Exception) -> dict[str, Any]:
+def broken_down(
+    summary: Mapping[str, Any], error: SimulationError | CapacityError
+) -> dict[str, Any]:
     """The summary of a run that `error` ended, with the replicas in which it happened."""
-    kind = getattr(error, "kind", "") or "breakdown"
-    end = [{"kind": kind, "replica": number} for number in getattr(error, "replicas", ())]
+    kind = error.kind or "breakdown"
+    end = [{"kind": kind, "replica": number} for number in error.replicas]
     return {**summary, "faults": [*summary["faults"], *end], "ended": str(error)}
 
 
