@@ -76,6 +76,9 @@ def run(config: BenchmarkConfig) -> None:
     if config.threads > 1:
         for size in config.sizes:
             record(config, core_figures(config, boxes.box(size), students))
+        if config.replicas:
+            small = boxes.box(config.replica_atoms)
+            record(config, core_figures(config, small, students, config.replicas))
         return
     others = chosen_peers(config, students[0].student.cutoff)
     others += [teacher_peer(name) for name in config.teachers]
@@ -264,9 +267,12 @@ def ratio(case: str, subject: str, other: str, slow: np.ndarray, fast: np.ndarra
     return figure(case, subject, f"speed against {other}", slow[:shared] / fast[:shared], "x")
 
 
-def core_figures(config: BenchmarkConfig, atoms: Atoms, students: list[Subject]) -> list[Figure]:
-    """Cost of a step where several cores share one system, and where one makes it alone."""
-    case = f"{len(atoms)} atoms of water, nve, float32{threads(config)}"
+def core_figures(
+    config: BenchmarkConfig, atoms: Atoms, students: list[Subject], replicas: int = 1
+) -> list[Figure]:
+    """Cost of a step where several cores share one system or divide replicas, and of one alone."""
+    many = f"{replicas} replicas of " if replicas > 1 else ""
+    case = f"{many}{len(atoms)} atoms of water, nve, float32{threads(config)}"
     print(f"\n{case}")
     thermalise(atoms, config.temperature)
     if jax.device_count() != config.threads or config.skin == "auto":
@@ -279,9 +285,9 @@ def core_figures(config: BenchmarkConfig, atoms: Atoms, students: list[Subject])
     figures = []
     for subject in students:
         source = config.students.get(subject.name, subject.name)
-        given = source, atoms, settings, config.min_seconds, options
+        given = source, atoms, settings, config.min_seconds, options, replicas
         times = shared_and_alone(config.repeats, *given)
-        shared, alone = (1e6 / len(atoms) * own for own in times)
+        shared, alone = (1e6 / (replicas * len(atoms)) * own for own in times)
         one = f"{subject.label}, one core"
         figures += [
             figure(case, subject.label, "MD cost", shared, "us/atom/step"),

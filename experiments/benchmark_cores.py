@@ -1,4 +1,6 @@
-"""Several cores that share one system against one core, for `benchmark.py`.
+"""Several cores that share a system, or divide replicas of one, against one core.
+
+Part of `benchmark.py`.
 
 In a process whose cores are devices XLA hands small operations between them, also where one device
 works alone. One core is therefore measured in a process of its own; blocks are taken in turn.
@@ -72,19 +74,25 @@ def timed_student(
     settings: MDConfig,
     min_seconds: float,
     options: dict[str, Any],
+    replicas: int = 1,
 ) -> TimedMD:
     """MD of the student of a bundle or size on all devices of this process.
 
-    Options are those of `Student.potential`.
+    Options are those of `Student.potential`. The devices share one system, or divide `replicas`.
     """
-    devices = jax.devices() if jax.device_count() > 1 else ()
+    devices = tuple(jax.devices()) if jax.device_count() > 1 else ()
     student = load_student("student", source).student
+    potential = student.potential(atoms, devices=devices if replicas == 1 else (), **options)
+    positions, velocities = atoms.positions, atoms.get_velocities() * units.fs
+    if replicas > 1:
+        positions, velocities = (np.stack([own] * replicas) for own in (positions, velocities))
     return TimedMD(
-        student.potential(atoms, devices=devices, **options),
-        atoms.positions,
+        potential,
+        positions,
         settings,
-        velocities=atoms.get_velocities() * units.fs,
+        velocities=velocities,
         min_seconds=min_seconds,
+        devices=devices if replicas > 1 else (),
     )
 
 

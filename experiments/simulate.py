@@ -83,7 +83,8 @@ class SimulateConfig:
         skin: of the neighbour lists of students, Å. `auto` measures which is the fastest before
             the first step; the one found is written to `config.yaml`, and a run that goes on keeps
             it.
-        devices: cores or GPUs that share one system, for strictly local students of many atoms.
+        devices: cores or GPUs. Each runs an equal part of the replicas where they divide evenly;
+            otherwise they share each system, which only strictly local students can.
         checkpoint_every: blocks.
         compilation_cache: folder in which compiled programs are kept for the next run; None for
             none.
@@ -120,10 +121,12 @@ class SimulateConfig:
             raise ValueError(f"checkpoint_every must be at least 1, got {self.checkpoint_every}")
         if self.devices < 1:
             raise ValueError(f"devices must be at least 1, got {self.devices}")
-        if self.devices > 1 and self.skin == "auto":
-            raise ValueError("skin=auto measures one device: give a number with several devices")
         if self.replicas is not None and self.replicas < 1:
             raise ValueError(f"replicas must be at least 1, got {self.replicas}")
+        if self.devices > 1 and self.skin == "auto" and not self.divided:
+            raise ValueError(
+                "skin=auto measures one device: give a number where several share a system"
+            )
         bath_of(self.md, self.n_replicas)
         if self.md.exchange_every and (self.observables.msd or self.observables.vdos):
             raise ValueError(
@@ -138,6 +141,11 @@ class SimulateConfig:
         """Runs side by side."""
         return self.replicas or len(self.md.temperatures) or len(self.md.pressures) or 1
 
+    @property
+    def divided(self) -> bool:
+        """Whether devices divide the replicas among them; otherwise they share each system."""
+        return self.devices > 1 and self.n_replicas % self.devices == 0
+
 
 def main(argv: list[str] | None = None) -> int:
     """Simulate; returns the exit status."""
@@ -147,7 +155,7 @@ def main(argv: list[str] | None = None) -> int:
 def run(config: SimulateConfig) -> dict[str, Any]:
     """The summary, which is also in `summary.json`."""
     keep_compilations(config.compilation_cache)
-    if Path(config.model).is_dir():
+    if Path(config.model).is_dir() or config.devices > 1:
         use_devices(config.devices)  # before JAX starts
     with jax.enable_x64(config.dtype == "float64"):
         return _run(config)
@@ -214,6 +222,7 @@ def _run(config: SimulateConfig) -> dict[str, Any]:
                 },
                 config.checkpoint_every,
             ),
+            devices=use_devices(config.devices) if config.divided else (),
             keep_frames=False,
             description=config.md.ensemble,
         )

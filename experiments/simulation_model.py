@@ -54,9 +54,16 @@ def find_model(
     folder = Path(config.model)
     dtype = np.dtype(config.dtype)
     if ":" in config.model and not folder.is_dir():
-        if config.devices > 1:
-            raise ConfigError("several devices share students only: set devices=1 for a teacher")
+        if config.devices > 1 and not config.divided:
+            raise ConfigError(
+                f"devices={config.devices} can share the system of a student only: for a teacher "
+                "give as many replicas, or a multiple"
+            )
         teacher = teachers.load(resolve_teacher(config.model))
+        if config.devices > 1 and teacher.info.kind != "fennol":
+            raise ConfigError(
+                f"{config.model} runs on the host, one call after the other: set devices=1"
+            )
         potential = teacher.potential(atoms)
         if np.dtype(potential.dtype) != dtype:
             raise ConfigError(
@@ -65,7 +72,7 @@ def find_model(
         return potential, 0.0, str(teacher.info.weights_sha256), None
     bundle = load_bundle(folder)
     student = bundle.student
-    devices = use_devices(config.devices)
+    devices = () if config.divided else use_devices(config.devices)
     potential = student.potential(atoms, skin=skin_of(config), dtype=dtype, devices=devices)
     recorded = json.dumps(bundle.card["sha256"], sort_keys=True)
     energy = student.reference_energy(atoms.numbers)

@@ -11,12 +11,18 @@ Students: `small_student(**options)` (H, C, O, cutoff 4 Å, random parameters an
 
 Finite differences of `label(structures) -> Labels`, central and in one batch:
 `numerical_forces(label, atoms)`, `numerical_stress(label, atoms)`, `strained(atoms, strain)`.
+
+Processes: `run_on_devices(count, file, *arguments)`, with cores of the CPU as devices.
 """
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -240,3 +246,17 @@ def structures_of(atoms: Atoms, frames: Frames) -> list[Atoms]:
         copy.positions[:] = positions
         seen.append(copy)
     return seen
+
+
+def run_on_devices(count: int, file: str, *arguments: str) -> None:
+    """Run a Python file in a process that has `count` devices of a CPU; it must succeed."""
+    root = Path(__file__).resolve().parent.parent
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(root), str(root / "experiments")]),
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
+    }
+    command = [sys.executable, file, *arguments]
+    done = subprocess.run(command, env=environment, timeout=600, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]

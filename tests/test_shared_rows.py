@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
@@ -19,6 +18,7 @@ from builders import (
     ELEMENTS,
     ethanol,
     random_uncertainty,
+    run_on_devices,
     small_student,
     water_box,
 )
@@ -29,7 +29,6 @@ from distill.shared_rows import Share
 from distill.simulation import MDConfig, run_md
 from distill.students import Student, StudentSpec, save_bundle
 
-ROOT = Path(__file__).resolve().parent.parent
 OPTIONS: dict[str, Any] = {"max_l": 1, "n_channels": 2, "n_triples": 0, "hidden": (8,)}
 
 
@@ -61,26 +60,14 @@ def test_only_rows_that_are_independent_are_shared() -> None:
         student.potential(water_box(3), devices=devices)
 
 
-def on_devices(count: int, *arguments: str) -> None:
-    environment = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "experiments")]),
-        "JAX_PLATFORMS": "cpu",
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={count}",
-    }
-    command = [sys.executable, __file__, *arguments]
-    done = subprocess.run(command, env=environment, timeout=600, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
 def test_results_and_runs_are_those_of_one_device() -> None:
-    on_devices(3, "3")
+    run_on_devices(3, __file__, "3")
 
 
 def test_a_script_with_two_devices(tmp_path: Path) -> None:
     save_bundle(small_student(**OPTIONS), tmp_path / "student", {})
     water_box(2).write(tmp_path / "water.xyz", format="extxyz")
-    on_devices(1, "2", str(tmp_path))
+    run_on_devices(1, __file__, "2", str(tmp_path))
 
 
 def check_results(count: int) -> None:
@@ -100,10 +87,11 @@ def check_results(count: int) -> None:
 def check_runs(count: int) -> None:
     atoms = water_box(2)
     make = partial(small_student(**OPTIONS).potential, atoms, dtype=np.float64)
-    md = MDConfig(ensemble="npt_scr", steps=20, record_every=10, block_steps=10)
-    start = np.tile(atoms.positions, (2, 1, 1))
+    md = MDConfig(ensemble="nve", steps=20, record_every=10, block_steps=10)
     shared = make(devices=jax.devices()[:count])
-    expected, found = (run_md(own, start, md, progress=False).frames for own in (make(), shared))
+    expected, found = (
+        run_md(own, atoms.positions, md, progress=False).frames for own in (make(), shared)
+    )
     np.testing.assert_allclose(found.positions, expected.positions, rtol=0, atol=1e-8)
     np.testing.assert_allclose(found.pressure, expected.pressure, rtol=1e-6)
 
@@ -111,19 +99,21 @@ def check_runs(count: int) -> None:
 def check_script(count: int, folder: Path) -> None:
     import simulate  # experiments/ is on the path of this process
 
-    summaries = []
-    for devices in (count, 1):
-        config = simulate.SimulateConfig(
-            model=str(folder / "student"),
-            structure=str(folder / "water.xyz"),
-            md=MDConfig(steps=20, record_every=10, block_steps=10),
-            devices=devices,
-            output=folder / str(devices),
-        )
-        summaries.append(simulate.run(config))
+    config = simulate.SimulateConfig(
+        model=str(folder / "student"),
+        structure=str(folder / "water.xyz"),
+        md=MDConfig(steps=20, record_every=10, block_steps=10),
+    )
+
+    def temperature(devices: int, replicas: int) -> float:
+        output = folder / f"{devices}_{replicas}"
+        own = replace(config, devices=devices, replicas=replicas, output=output)
+        return float(simulate.run(own)["temperature_K"])
+
+    # Two devices share one system, and divide replicas.
+    for replicas in (1, count):
+        assert abs(temperature(count, replicas) / temperature(1, replicas) - 1) < 1e-4
     assert jax.device_count() == count
-    two, one = (summary["temperature_K"] for summary in summaries)
-    assert abs(two / one - 1) < 1e-4
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -33,6 +34,7 @@ class TimedMD:
         *,
         velocities: np.ndarray | None = None,
         min_seconds: float = 0.5,
+        devices: Sequence[jax.Device] = (),
     ):
         """Compile, warm up, and choose the number of blocks of a run.
 
@@ -43,6 +45,7 @@ class TimedMD:
                 that costs an evaluation of the energy each.
             velocities: like positions, Å/fs; drawn at `config.temperature` by default.
             min_seconds: a run makes as many blocks as take so long.
+            devices: that divide the replicas among them.
 
         Raises:
             CapacityError: the neighbour list kept overflowing.
@@ -51,7 +54,7 @@ class TimedMD:
         self._replicas = np.ndim(positions) == 3
         self._records = config.block_steps // config.record_every
         begun = time.perf_counter()
-        self._programs = Programs(potential, config, self._replicas)
+        self._programs = Programs(potential, config, self._replicas, devices=devices)
         key = jax.random.PRNGKey(config.seed)
         if self._replicas:
             key = jax.random.split(key, len(positions))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, PartitionSpec
 
 from distill.potential import Potential
 from distill.simulation.bath import Bath, bath_of
@@ -29,6 +31,7 @@ def make_block(
     config: MDConfig,
     replicas: bool = False,
     donate_lists: bool = False,
+    devices: Sequence[jax.Device] = (),
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     """`(start, block)`: the compiled loop that `run_md` is made of, for benchmarks.
 
@@ -43,6 +46,8 @@ def make_block(
     A block that overflowed is run again with lists made anew, so only who wants to keep the lists
     (in a checkpoint) needs them. The state is never given up: such a block begins at it again. The
     lists must share no array with it.
+
+    With `devices` each of them runs an equal part of the replicas.
     """
     start, step = make_integrator(potential, config)
     moves = config.ensemble in BAROSTATS
@@ -84,7 +89,10 @@ def make_block(
 
     def side_by_side(state: Any, neighbors: Any, n_records: int) -> Any:
         return over_replicas(
-            lambda own: block(own[0], own[1], n_records), (state, neighbors), len(potential.numbers)
+            lambda own: block(own[0], own[1], n_records),
+            (state, neighbors),
+            len(potential.numbers),
+            devices,
         )
 
     def many(state: Any, neighbors: Any, n_records: int) -> Any:
@@ -130,16 +138,28 @@ def list_functions(potential: Potential, config: MDConfig) -> ListFunctions:
     return fixed_lists(potential)
 
 
-def over_replicas(function: Callable[[Any], Any], replicas: Any, n_atoms: int) -> Any:
+def over_replicas(
+    function: Callable[[Any], Any],
+    replicas: Any,
+    n_atoms: int,
+    devices: Sequence[jax.Device] = (),
+) -> Any:
     """`function` of each replica (leading axis of all arrays), results stacked.
+
+    With `devices` each of them takes an equal part; replicas need nothing of each other.
 
     Under vmap a list would be rebuilt for all replicas in every step, because a branch becomes a
     choice between two computed results. A CPU gains nothing from vmap beyond small systems, so
     there the replicas run one after the other within the compiled loop.
     """
-    if runs_in_turn(n_atoms):
-        return jax.lax.map(function, replicas)
-    return jax.vmap(function)(replicas)
+    every = partial(jax.lax.map, function) if runs_in_turn(n_atoms) else jax.vmap(function)
+    if not devices:
+        return every(replicas)
+    parts = PartitionSpec("replicas")
+    mesh = Mesh(np.asarray(devices), ("replicas",))
+    # JAX need not follow what differs between devices: nothing is summed over them.
+    divided = jax.shard_map(every, mesh=mesh, in_specs=parts, out_specs=parts, check_vma=False)
+    return divided(replicas)
 
 
 def runs_in_turn(n_atoms: int) -> bool:

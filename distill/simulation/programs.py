@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -24,10 +25,15 @@ class Programs:
     """
 
     def __init__(
-        self, potential: Potential, config: MDConfig, replicas: bool, donate_lists: bool = False
+        self,
+        potential: Potential,
+        config: MDConfig,
+        replicas: bool,
+        donate_lists: bool = False,
+        devices: Sequence[jax.Device] = (),
     ) -> None:
         self._potential, self._config, self._replicas = potential, config, replicas
-        self._donate = donate_lists
+        self._donate, self._devices = donate_lists, devices
         self._moves = config.ensemble in BAROSTATS
         if self._moves:
             require_barostat(potential)
@@ -64,7 +70,8 @@ class Programs:
         if not self._moves:
             # The last good positions tell nothing of the crowding to come: the old capacity
             # plus one forces the next size of the ladder.
-            return allocate_lists(self._potential, state.position, lists, self._replicas)
+            positions = np.asarray(state.position)  # devices may hold parts of it
+            return allocate_lists(self._potential, positions, lists, self._replicas)
         if bool(lists.crushed.any()):
             return self._lists_at(_rung(lists) + growths, state, None)
         return self._lists_at(_rung(lists), state, lists.lists)
@@ -94,7 +101,8 @@ class Programs:
             if self._moves:
                 assert potential.with_cell is not None
                 potential = potential.with_cell(potential.cell * RUNG**rung)
-            made = make_block(potential, self._config, self._replicas, self._donate)
+            settings = self._replicas, self._donate, self._devices
+            made = make_block(potential, self._config, *settings)
             self._made[rung] = (potential, *made)
         return self._made[rung]
 

@@ -51,6 +51,7 @@ def run_md(
     velocities: np.ndarray | None = None,
     on_frames: Callable[[Frames], None] | Sequence[Callable[[Frames], None]] | None = None,
     checkpoints: MDCheckpoints | None = None,
+    devices: Sequence[jax.Device] = (),
     keep_frames: bool = True,
     progress: bool = True,
     description: str = "MD",
@@ -71,6 +72,9 @@ def run_md(
             `TrajectoryWriter.write`.
         checkpoints: where the state is saved, at the start, every so many blocks, at the end, and
             before a block that fails.
+        devices: different ones that divide the replicas among them, which scales better than
+            devices that share each system (see `Student.potential`). The results are the same. Not
+            for teachers that are called back on the host.
         keep_frames: False for a long run whose frames go to files: the result has none.
         progress: show a bar.
         description: label of the bar.
@@ -89,6 +93,14 @@ def run_md(
             f"positions must have shape [n, 3] or [R, n, 3] with n = {len(potential.numbers)}, "
             f"got {positions.shape}"
         )
+    if len(set(devices)) != len(devices):
+        raise ValueError(f"devices must be different ones, not {list(devices)}")
+    if devices and (positions.ndim == 2 or len(positions) % len(devices)):
+        told = f"{len(positions)} replicas" if positions.ndim == 3 else "one system"
+        raise ValueError(
+            f"{told} cannot be divided among {len(devices)} devices: give a multiple of "
+            f"{len(devices)} replicas, or let a student's potential share each system"
+        )
     if not np.isfinite(positions).all():
         raise SimulationError("initial positions are NaN or infinite")
     replicas = positions.ndim == 3
@@ -97,7 +109,7 @@ def run_md(
     # Without checkpoints no one looks at the lists that a block began with; those of teachers may
     # share arrays with the state.
     donate = checkpoints is None and potential.kernel is not None
-    programs = Programs(potential, config, replicas, donate_lists=donate)
+    programs = Programs(potential, config, replicas, donate, devices)
     key = jax.random.PRNGKey(config.seed)
     if replicas:
         key = jax.random.split(key, len(positions))
