@@ -22,6 +22,10 @@ from distill.simulation.strain import ListFunctions, fixed_lists, strained_lists
 MAX_REALLOCATIONS = 10
 """Growths of the list within one block after which the run is given up."""
 
+WHOLE_OPERATIONS = {"xla_disable_hlo_passes": "cpu-parallel-task-assigner"}
+"""Options of the compiler: XLA divides no operation among the threads of a CPU. Those of a student
+are too small to gain from it, and the threads have other devices to serve."""
+
 SEQUENTIAL_FROM = 32
 """Atoms from which replicas run one after the other on a CPU."""
 
@@ -52,7 +56,13 @@ def make_block(
     start, step = make_integrator(potential, config)
     moves = config.ensemble in BAROSTATS
     lists = list_functions(potential, config)
-    compiled = partial(jax.jit, static_argnums=2, donate_argnums=1 if donate_lists else ())
+    whole = jax.default_backend() == "cpu" and (devices or potential.kernel is not None)
+    compiled = partial(
+        jax.jit,
+        static_argnums=2,
+        donate_argnums=1 if donate_lists else (),
+        compiler_options=WHOLE_OPERATIONS if whole else None,
+    )
 
     def one_step(_: Any, carry: Any) -> Any:
         state, neighbors, overflow = carry
