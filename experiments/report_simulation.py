@@ -26,10 +26,14 @@ from simulation_records import (
     DIFFUSION,
     DRIFT,
     EVENTS,
+    FRAMES,
     ITSELF,
     LENGTH,
+    OF_TEACHER,
     OVERLAP,
+    PRESSURE_ON_FRAMES,
     RUNS,
+    SHARE,
     read_curves,
 )
 
@@ -117,10 +121,10 @@ def bulk_table(records: list[Record]) -> str:
         r
         for r in records
         if r["metric"].startswith(DIFFUSION)
-        or r["metric"] in (DEVIATION, AGREEMENT)
+        or r["metric"] in (DEVIATION, AGREEMENT, OF_TEACHER, PRESSURE_ON_FRAMES, SHARE, FRAMES)
         or (r["metric"] == DENSITY and any(is_compared(r, other) for other in records))
     ]
-    rows = [[r["metric"], f"{error(r)} {r['unit']}"] for r in chosen]
+    rows = [[r["metric"], f"{error(r)} {r['unit'].removesuffix('1')}"] for r in chosen]
     return table("| case | model | what | value |", chosen, rows)
 
 

@@ -1,0 +1,114 @@
+"""What the teacher would have given: averages over runs of the student, reweighted.
+
+A frame of a canonical run of the student has the weight exp(-(U_teacher - U_student) / kT) in the
+ensemble of the teacher at the same temperature and pressure (Zwanzig, J. Chem. Phys. 22, 1420
+(1954)); kinetic energy and pressure times volume cancel. So the teacher is called for frames far
+apart instead of every step. It works as long as the two ensembles overlap, which the effective
+number of samples tells (Kish, Survey Sampling, 1965): the energies' difference grows with the
+system, so this is for small ones.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from distill.units import BOLTZMANN
+
+BLOCKS = 5
+"""Blocks of each replica for the errors, which must be longer than what is averaged remembers."""
+
+LEAST_SHARE = 0.1
+"""Effective share of the samples below which weighted averages rest on a few frames."""
+
+
+@dataclass(frozen=True)
+class Reweighted:
+    """An average in both ensembles, with standard errors.
+
+    The errors leave out one block at a time (jackknife); that of the difference is smaller than
+    those of the two averages, which come from the same frames.
+
+    Attributes:
+        student, student_error: plain average.
+        teacher, teacher_error: weighted average.
+        difference, difference_error: student less teacher.
+    """
+
+    student: float
+    student_error: float
+    teacher: float
+    teacher_error: float
+    difference: float
+    difference_error: float
+
+
+def teacher_weights(
+    student_energy: np.ndarray, teacher_energy: np.ndarray, temperature: float
+) -> np.ndarray:
+    """Weights `[R, T]` of frames in the teacher's ensemble, with the sum 1.
+
+    Args:
+        student_energy: `[R, T]`, eV, of `T` frames of `R` replicas of the student.
+        teacher_energy: `[R, T]`, eV, of the same frames; another zero of the energy is no matter.
+        temperature: K, of the run.
+
+    Raises:
+        ValueError: shapes differ, an energy is not finite, or the temperature is not positive.
+    """
+    if student_energy.shape != teacher_energy.shape or student_energy.ndim != 2:
+        raise ValueError(
+            f"energies must be [R, T] both, got {student_energy.shape} and {teacher_energy.shape}"
+        )
+    if not (np.isfinite(student_energy).all() and np.isfinite(teacher_energy).all()):
+        raise ValueError("energies are NaN or infinite: leave such frames out")
+    if not temperature > 0:
+        raise ValueError(f"the temperature must be positive, got {temperature}")
+    exponent = (student_energy - teacher_energy) / (BOLTZMANN * temperature)
+    weights = np.exp(exponent - exponent.max())
+    return np.asarray(weights / weights.sum())
+
+
+def effective_share(weights: np.ndarray) -> float:
+    """Number of equally weighted samples that are worth as much, over that of all: 0 to 1."""
+    return float(weights.sum() ** 2 / (weights.size * (weights**2).sum()))
+
+
+def reweight(values: np.ndarray, weights: np.ndarray, blocks: int = BLOCKS) -> Reweighted:
+    """The average of `values` `[R, T]` with and without `weights` `[R, T]`.
+
+    Args:
+        values: of `T` frames, equally far apart, of `R` independent replicas.
+        weights: of `teacher_weights`.
+        blocks: of each replica.
+
+    Raises:
+        ValueError: there are fewer than two blocks, or fewer frames than blocks.
+    """
+    values = np.asarray(values, np.float64)
+    n_frames = values.shape[1]
+    if blocks * len(values) < 2 or n_frames < blocks:
+        raise ValueError(f"{len(values)} x {n_frames} frames are too few for blocks: give more")
+    number = np.arange(n_frames) * blocks // n_frames
+    sums = np.array(
+        [
+            [part.sum() for part in (one, own, own * one, np.ones_like(own))]
+            for one, own in (
+                (values[replica, number == block], weights[replica, number == block])
+                for replica in range(len(values))
+                for block in range(blocks)
+            )
+        ]
+    )
+    whole, without = sums.sum(0), sums.sum(0) - sums
+
+    def averages(total: np.ndarray) -> np.ndarray:
+        plain, weighted = total[..., 0] / total[..., 3], total[..., 2] / total[..., 1]
+        return np.stack([plain, weighted, plain - weighted], axis=-1)
+
+    found, left = averages(whole), averages(without)
+    count = len(sums)
+    errors = np.sqrt((count - 1) / count * ((left - left.mean(0)) ** 2).sum(0))
+    pairs = [float(x) for pair in zip(found, errors, strict=True) for x in pair]
+    return Reweighted(*pairs)

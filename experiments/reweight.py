@@ -1,0 +1,336 @@
+"""The teacher's averages without a run of the teacher: those of a student's run, reweighted.
+
+    python experiments/reweight.py run=runs/water/npt teacher=fennol:ani1ccx
+    python experiments/reweight.py --smoke
+
+Takes frames of a run of `simulate.py` (NVT or NPT, one temperature and pressure) that are far
+apart, labels them by the teacher and weights them by exp(-(U_teacher - U_student) / kT). Gives
+density and pressure of both ensembles, the pressure of the student against the teacher on equal
+frames, and the effective share of the frames: how much the two ensembles overlap. Labelling goes on
+where it was interrupted. Writes `reweighted.json` and `reweighted.png`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import ase.units
+import jax
+import numpy as np
+from ase import Atoms
+from matplotlib.figure import Figure as Picture
+
+import simulate
+import train
+from distill import teachers
+from distill.config import load_config
+from distill.data import Dataset, label_structures
+from distill.errors import ConfigError, DatasetError
+from distill.evaluation.plots import BLUE, GREY
+from distill.evaluation.results import Figure, record_figures, replace_text
+from distill.evaluation.reweighting import (
+    BLOCKS,
+    LEAST_SHARE,
+    effective_share,
+    reweight,
+    teacher_weights,
+)
+from distill.simulation import TrajectoryReader
+from distill.simulation.config import BAROSTATS
+from distill.students import Student, load_bundle
+from distill.teachers import Teacher
+from distill.units import BOLTZMANN, GPA
+from quickstart import resolve_teacher
+from script import command_of, run_script
+from simulation_records import (
+    DENSITY,
+    DEVIATION,
+    FRAMES,
+    OF_TEACHER,
+    PRESSURE_ON_FRAMES,
+    SHARE,
+)
+
+SMOKE_RUN = Path("runs/smoke/reweight_run")
+SMOKE = (
+    f"run={SMOKE_RUN}",
+    "teacher=fennol:models/demo_chno.fnx",
+    "frames=10",
+    "start=0.0",
+    "output=runs/smoke/reweighted",
+)
+
+
+@dataclass(frozen=True)
+class ReweightConfig:
+    """Settings.
+
+    Attributes:
+        run: folder of a finished run of `simulate.py` of a student.
+        teacher: see `distill.teachers.load`; that of the bundle by default.
+        frames: of all replicas together, evenly spread in time.
+        start: ps at the start of the run that are left out.
+        batch_size: frames for each call of the teacher.
+        output: folder.
+        record: JSON file to which the figures are added.
+        case: name of what was run in the records.
+        subject: name of the student there; its bundle's by default.
+    """
+
+    run: Path
+    teacher: str = ""
+    frames: int = 1000
+    start: float = 5.0
+    batch_size: int = 16
+    output: Path = Path("runs/reweighted")
+    record: Path | None = None
+    case: str = ""
+    subject: str = ""
+
+    def __post_init__(self) -> None:
+        if self.record is not None and not self.case:
+            raise ValueError("records need a name of what was run: give case=NAME")
+        if self.frames < 1 or self.batch_size < 1 or self.start < 0:
+            raise ValueError("frames and batch_size must be at least 1, start at least 0")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Reweight; returns the exit status."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if "--smoke" in arguments and not (SMOKE_RUN / "summary.json").is_file():
+        if not (train.SMOKE_RUN / "student").is_dir():
+            train.main(["--smoke"])
+        settings = "md={ensemble: nvt_langevin, steps: 200, record_every: 10, block_steps: 100}"
+        model = f"model={train.SMOKE_RUN}/student"
+        status = simulate.main(["--smoke", model, settings, "replicas=2", f"output={SMOKE_RUN}"])
+        if status:
+            return status
+    return run_script(ReweightConfig, run, arguments, description=__doc__, smoke_overrides=SMOKE)
+
+
+def run(config: ReweightConfig) -> dict[str, Any]:
+    """What is in `reweighted.json`."""
+    then = simulated(config)
+    bundle = load_bundle(Path(then.model))
+    recorded = bundle.card.get("teacher") or {}
+    teacher = teachers.load(resolve_teacher(config.teacher or str(recorded.get("teacher", ""))))
+    frames = read_frames(config, then)
+    student, labels = label(config, bundle.student, teacher, frames)
+    weights = teacher_weights(student.energy, labels.energy, then.md.temperature)
+    difference = (labels.energy - student.energy) / (BOLTZMANN * then.md.temperature)
+    density = frames_density(frames) if then.md.ensemble in BAROSTATS else None
+    averages = {} if density is None else {DENSITY: reweight(density, weights)}
+    if np.isfinite(labels.pressure).all():
+        averages[PRESSURE_ON_FRAMES] = reweight(student.pressure - labels.pressure, weights)
+    found: dict[str, Any] = {
+        "run": str(config.run),
+        "ensemble": then.md.ensemble,
+        "temperature_k": then.md.temperature,
+        "atoms": len(frames[0][0]),
+        "replicas": len(frames),
+        "frames": difference.size,
+        "effective_share": effective_share(weights),
+        "spread_of_energy_differences_kt": float(difference.std()),
+        "averages": {name: asdict(average) for name, average in averages.items()},
+    }
+    replace_text(config.output / "reweighted.json", json.dumps(found, indent=1) + "\n")
+    picture(difference, weights, density).savefig(config.output / "reweighted.png", dpi=150)
+    if config.record is not None:
+        figures = figures_of(found, config.case, config.subject or then.model)
+        record_figures(figures, config.record, command_of("reweight", config))
+    report(found)
+    return found
+
+
+class Seen(NamedTuple):
+    """Energies `[R, T]` in eV and virial pressures `[R, T]` in GPa (NaN where undefined)."""
+
+    energy: np.ndarray
+    pressure: np.ndarray
+
+
+def label(
+    config: ReweightConfig, student: Student, teacher: Teacher, frames: list[list[Atoms]]
+) -> tuple[Seen, Seen]:
+    """What student and teacher say of the frames; labels of the teacher are kept in a file.
+
+    Raises:
+        DatasetError: the teacher failed for a frame.
+    """
+    structures = [atoms for own in frames for atoms in own]
+    names = [f"{config.run.name}-{replica}" for replica, own in enumerate(frames) for _ in own]
+    config.output.mkdir(parents=True, exist_ok=True)
+    labels = label_structures(
+        teacher,
+        Dataset.from_structures(structures, names, f"reweight:{config.run}"),
+        config.output / "labels.h5",
+        batch_size=config.batch_size,
+    )
+    failed = np.flatnonzero(~np.isfinite(labels.energy))
+    if len(failed):
+        raise DatasetError(
+            f"the teacher gives no energy for {len(failed)} of the frames (the first is number "
+            f"{failed[0]} of {config.output / 'labels.h5'}): without them the average is another"
+        )
+    with jax.enable_x64(True):
+        parts = [
+            student.label(structures[first : first + config.batch_size], dtype=np.float64)
+            for first in range(0, len(structures), config.batch_size)
+        ]
+    own = np.concatenate([part.energy for part in parts])
+    stress = np.concatenate([part.stress for part in parts])
+    nothing = np.full_like(stress, np.nan)
+    shape = len(frames), len(frames[0])
+    return (
+        Seen(own.reshape(shape), _pressure(stress).reshape(shape)),
+        Seen(
+            np.asarray(labels.energy).reshape(shape),
+            _pressure(nothing if labels.stress is None else labels.stress).reshape(shape),
+        ),
+    )
+
+
+def _pressure(stress: np.ndarray) -> np.ndarray:
+    return -np.trace(np.asarray(stress), axis1=1, axis2=2) / 3 / GPA
+
+
+def frames_density(frames: list[list[Atoms]]) -> np.ndarray:
+    """`[R, T]`, g/cm³."""
+    grams = frames[0][0].get_masses().sum() / ase.units.mol
+    return np.array([[grams / (1e-24 * atoms.cell.volume) for atoms in own] for own in frames])
+
+
+def simulated(config: ReweightConfig) -> simulate.SimulateConfig:
+    """The settings of the run.
+
+    Raises:
+        ConfigError: it is not finished, or was made in an ensemble without a temperature, by a
+            teacher, or at several temperatures or pressures.
+    """
+    if not (config.run / "summary.json").is_file():
+        raise ConfigError(f"run={config.run} is no folder of a finished run of simulate.py")
+    then = load_config(simulate.SimulateConfig, config.run / "config.yaml")
+    if then.md.ensemble == "nve" or then.md.temperatures or then.md.pressures:
+        raise ConfigError(
+            f"{config.run} is not a run at one temperature (and pressure), {then.md.ensemble}: "
+            "weights are defined for NVT and NPT, one condition at a time"
+        )
+    if not Path(then.model).is_dir():
+        raise ConfigError(f"{config.run} is a run of {then.model}, which is no student's bundle")
+    return then
+
+
+def trajectories(folder: Path, then: simulate.SimulateConfig) -> list[Path]:
+    """The files of all replicas."""
+    many = then.n_replicas
+    names = ["run"] if many == 1 else [f"run_{replica:03d}" for replica in range(many)]
+    return [folder / f"{name}.{then.format}" for name in names]
+
+
+def read_frames(config: ReweightConfig, then: simulate.SimulateConfig) -> list[list[Atoms]]:
+    """Frames of each replica, evenly spread.
+
+    Raises:
+        DatasetError: too few are left, or the trajectories are not equally long.
+    """
+    paths = trajectories(config.run, then)
+    found = [list(_chosen(path, config, max(config.frames // len(paths), 1))) for path in paths]
+    if len({len(own) for own in found}) > 1:
+        raise DatasetError(f"{config.run}: the trajectories are not equally long")
+    return found
+
+
+def _chosen(path: Path, config: ReweightConfig, wanted: int) -> Iterator[Atoms]:
+    reader = TrajectoryReader(path)
+    times = np.concatenate([frames.time for frames in reader.frames()])
+    kept = np.flatnonzero(times > 1000 * config.start)
+    if min(len(kept), wanted) < BLOCKS:
+        raise DatasetError(
+            f"{path} holds {len(kept)} frames after {config.start:g} ps, of which {wanted} are "
+            f"wanted; at least {BLOCKS} are needed: run longer, leave less out (start), or take "
+            "more (frames)"
+        )
+    step = max(len(kept) // wanted, 1)
+    taken, first = set(kept[step - 1 :: step][:wanted].tolist()), 0
+    for frames in reader.frames():
+        for number in range(len(frames.time)):
+            if first + number in taken:
+                atoms = Atoms(reader.atoms.numbers, frames.positions[number], pbc=reader.atoms.pbc)
+                atoms.set_cell(frames.cell[number])
+                yield atoms
+        first += len(frames.time)
+
+
+def picture(difference: np.ndarray, weights: np.ndarray, density: np.ndarray | None) -> Picture:
+    """How the two ensembles overlap: energy differences `[R, T]` in kT, and densities."""
+    figure = Picture(figsize=(9, 3.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for given, color, name in (
+        (None, GREY, "frames of the student"),
+        (weights.ravel(), BLUE, "weighted for the teacher"),
+    ):
+        style = {"bins": 40, "density": True, "histtype": "step", "color": color, "label": name}
+        left.hist((difference - difference.mean()).ravel(), weights=given, **style)
+        if density is not None:
+            right.hist(density.ravel(), weights=given, **style)
+    left.set(xlabel="energy, teacher less student, from the mean (kT)", ylabel="probability")
+    left.legend(frameon=False, fontsize=8)
+    if density is None:
+        right.plot(np.sort(weights.ravel())[::-1].cumsum(), color=BLUE)
+        right.set(xlabel="frames, heaviest first", ylabel="sum of the weights")
+    else:
+        right.set(xlabel="density (g/cm³)")
+    return figure
+
+
+def figures_of(found: dict[str, Any], case: str, subject: str) -> list[Figure]:
+    """Figures for the records; spreads are the estimate less and plus its standard error."""
+
+    def estimate(metric: str, value: float, error: float, unit: str) -> Figure:
+        return Figure(case, subject, metric, value, unit, (value - error, value + error))
+
+    figures = [
+        Figure(case, subject, SHARE, found["effective_share"], "1"),
+        Figure(case, subject, FRAMES, found["frames"], "1"),
+    ]
+    for name, own in found["averages"].items():
+        unit = "g/cm³" if name == DENSITY else "GPa"
+        figures.append(estimate(name, own["student"], own["student_error"], unit))
+        if name == DENSITY:
+            difference = 100 * own["difference"] / own["teacher"]
+            error = 100 * own["difference_error"] / own["teacher"]
+            figures += [
+                estimate(OF_TEACHER, own["teacher"], own["teacher_error"], unit),
+                estimate(DEVIATION, difference, error, "%"),
+            ]
+    return figures
+
+
+def report(found: dict[str, Any]) -> None:
+    """The results in a few lines."""
+    share = found["effective_share"]
+    print(
+        f"{found['frames']} frames of {found['atoms']} atoms: {100 * share:.0f} % of them in the "
+        f"teacher's ensemble (energies differ by {found['spread_of_energy_differences_kt']:.2f} kT,"
+        " standard deviation)"
+    )
+    if share < LEAST_SHARE:
+        print(
+            f"warning: less than {100 * LEAST_SHARE:.0f} %: the weighted averages rest on a few "
+            "frames. Take a smaller system, or a better student"
+        )
+    for name, own in found["averages"].items():
+        print(
+            f"{name}: student {own['student']:.5g} ± {own['student_error']:.2g}, weighted for the "
+            f"teacher {own['teacher']:.5g} ± {own['teacher_error']:.2g}, difference "
+            f"{own['difference']:+.2g} ± {own['difference_error']:.2g}"
+        )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
