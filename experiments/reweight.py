@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -225,20 +225,13 @@ def simulated(config: ReweightConfig) -> simulate.SimulateConfig:
     return then
 
 
-def trajectories(folder: Path, then: simulate.SimulateConfig) -> list[Path]:
-    """The files of all replicas."""
-    many = then.n_replicas
-    names = ["run"] if many == 1 else [f"run_{replica:03d}" for replica in range(many)]
-    return [folder / f"{name}.{then.format}" for name in names]
-
-
 def read_frames(config: ReweightConfig, then: simulate.SimulateConfig) -> list[list[Atoms]]:
     """Frames of each replica, evenly spread.
 
     Raises:
         DatasetError: too few are left, or the trajectories are not equally long.
     """
-    paths = trajectories(config.run, then)
+    paths = simulate.trajectories(replace(then, output=config.run))
     found = [list(_chosen(path, config, max(config.frames // len(paths), 1))) for path in paths]
     if len({len(own) for own in found}) > 1:
         raise DatasetError(f"{config.run}: the trajectories are not equally long")

@@ -273,23 +273,29 @@ def claim(config: SimulateConfig) -> None:
     claim_folder(config, with_what_may_change)
 
 
-def writers(config: SimulateConfig, atoms: Atoms, reference: float) -> list[BackgroundWriter]:
-    """One for each replica."""
+def trajectories(config: SimulateConfig) -> list[Path]:
+    """The file of each replica."""
     many = config.n_replicas
     names = ["run"] if many == 1 else [f"run_{replica:03d}" for replica in range(many)]
+    return [config.output / f"{name}.{config.format}" for name in names]
+
+
+def writers(config: SimulateConfig, atoms: Atoms, reference: float) -> list[BackgroundWriter]:
+    """One for each replica."""
+    paths = trajectories(config)
     return [
         BackgroundWriter(
             open_trajectory(
-                config.output / f"{name}.{config.format}",
+                path,
                 atoms,
                 config.format,
                 timestep=config.md.timestep,
                 reference_energy=reference,
                 append=True,
-                replica=None if many == 1 else replica,
+                replica=None if len(paths) == 1 else replica,
             )
         )
-        for replica, name in enumerate(names)
+        for replica, path in enumerate(paths)
     ]
 
 
