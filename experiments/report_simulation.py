@@ -124,7 +124,10 @@ def bulk_table(records: list[Record]) -> str:
         or r["metric"] in (DEVIATION, AGREEMENT, OF_TEACHER, PRESSURE_ON_FRAMES, SHARE, FRAMES)
         or (r["metric"] == DENSITY and any(is_compared(r, other) for other in records))
     ]
-    rows = [[r["metric"], f"{error(r)} {r['unit']}".removesuffix(" 1")] for r in chosen]
+    rows = [
+        [r["metric"], f"{error(r)} {r['unit']}" if r["unit"] != "1" else f"{r['value']:.4g}"]
+        for r in chosen
+    ]
     return table("| case | model | what | value |", chosen, rows)
 
 
