@@ -73,8 +73,8 @@ def run_md(
         checkpoints: where the state is saved, at the start, every so many blocks, at the end, and
             before a block that fails.
         devices: different ones that divide the replicas among them, which scales better than
-            devices that share each system (see `Student.potential`). The results are the same. Not
-            for teachers that are called back on the host.
+            devices that share each system (see `Student.potential`). The results are the same
+            to rounding. Not for teachers that are called back on the host.
         keep_frames: False for a long run whose frames go to files: the result has none.
         progress: show a bar.
         description: label of the bar.
