@@ -52,7 +52,7 @@ class StabilityConfig:
     timestep: float = 0.5
     record_every: int = 20
     safety: SafetyConfig = field(
-        default_factory=lambda: SafetyConfig(bonds="stop", geometry_every=1)
+        default_factory=lambda: SafetyConfig(bonds="stop", bond_time=50.0, geometry_every=1)
     )
 
 

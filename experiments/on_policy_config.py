@@ -35,7 +35,7 @@ class RunsConfig:
     record_every: int = 40
     rattle: float = 0.02
     safety: SafetyConfig = field(
-        default_factory=lambda: SafetyConfig(bonds="stop", geometry_every=1)
+        default_factory=lambda: SafetyConfig(bonds="stop", bond_time=50.0, geometry_every=1)
     )
 
 

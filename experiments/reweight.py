@@ -6,8 +6,9 @@
 Takes frames of a run of `simulate.py` (NVT or NPT, one temperature and pressure) that are far
 apart, labels them by the teacher and weights them by exp(-(U_teacher - U_student) / kT). Gives
 density and pressure of both ensembles, the pressure of the student against the teacher on equal
-frames, and the effective share of the frames: how much the two ensembles overlap. Labelling goes on
-where it was interrupted. Writes `reweighted.json` and `reweighted.png`.
+frames, and the effective share of the frames: how much the two ensembles overlap. With
+`bond_factors=[1.3]` also how often bonds change in both ensembles. Labelling goes on where it was
+interrupted. Writes `reweighted.json` and `reweighted.png`.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from distill.students import Student, load_bundle
 from distill.teachers import Teacher
 from distill.units import BOLTZMANN, GPA
 from quickstart import resolve_teacher
+from reweight_events import event_figures, report_events, weigh_events
 from script import command_of, run_script
 from simulation_records import (
     DENSITY,
@@ -75,6 +77,9 @@ class ReweightConfig:
         teacher: see `distill.teachers.load`; that of the bundle by default.
         frames: of all replicas together, evenly spread in time.
         start: ps at the start of the run that are left out.
+        bond_factors: sums of covalent radii up to which a pair is bonded, for each of which frames
+            whose bonds are not those of the first frame are counted and weighted; at most `frames`
+            of them, chosen at random.
         batch_size: frames for each call of the teacher.
         output: folder.
         record: JSON file to which the figures are added.
@@ -86,6 +91,7 @@ class ReweightConfig:
     teacher: str = ""
     frames: int = 1000
     start: float = 5.0
+    bond_factors: tuple[float, ...] = ()
     batch_size: int = 16
     output: Path = Path("runs/reweighted")
     record: Path | None = None
@@ -97,6 +103,8 @@ class ReweightConfig:
             raise ValueError("records need a name of what was run: give case=NAME")
         if self.frames < 1 or self.batch_size < 1 or self.start < 0:
             raise ValueError("frames and batch_size must be at least 1, start at least 0")
+        if any(factor <= 0 for factor in self.bond_factors):
+            raise ValueError(f"bond_factors must be positive, not {list(self.bond_factors)}")
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -138,12 +146,25 @@ def run(config: ReweightConfig) -> dict[str, Any]:
         "spread_of_energy_differences_kt": float(difference.std()),
         "averages": {name: asdict(average) for name, average in averages.items()},
     }
+    if config.bond_factors:
+        found["events"] = weigh_events(
+            config,
+            simulate.trajectories(replace(then, output=config.run)),
+            labels.energy - student.energy,
+            then.md.temperature,
+            lambda part, some: [
+                own.energy[0] for own in label(part, bundle.student, teacher, [some])
+            ],
+        )
     replace_text(config.output / "reweighted.json", json.dumps(found, indent=1) + "\n")
     picture(difference, weights, density).savefig(config.output / "reweighted.png", dpi=150)
     if config.record is not None:
-        figures = figures_of(found, config.case, config.subject or then.model)
+        subject = config.subject or then.model
+        figures = figures_of(found, config.case, subject)
+        figures += event_figures(found.get("events", []), config.case, subject)
         record_figures(figures, config.record, command_of("reweight", config))
     report(found)
+    report_events(found.get("events", []))
     return found
 
 

@@ -14,6 +14,7 @@ from distill.errors import UnsupportedStructureError
 from distill.neighbors import neighbor_table
 from distill.neighbors.bits import below, ones, select
 from distill.neighbors.build import build
+from distill.neighbors.candidates import sorted_keys
 from distill.neighbors.grouped import GroupedList, extended_positions, grouped_list
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -434,6 +435,40 @@ def test_forces_by_gathering_equal_the_gradient() -> None:
     forces = jnp.zeros_like(by_row).at[nbrs.order].set(by_row)
     assert jnp.abs(expected).max() > 0.01
     np.testing.assert_allclose(forces, expected, atol=1e-12)
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("pbc", some([(1, 1, 1), (1, 0, 1)], {(1, 1, 1)}))
+def test_a_small_box_has_the_images_within_reach_and_no_others(pbc: tuple[int, int, int]) -> None:
+    cell, n, radius = np.diag([9.0, 10.0, 11.0]), 60, 4.5
+    case = cell, pbc, n, 2, radius
+    positions = random_positions(case, 3, unwrap=2)
+    lists = grouped_list(cell, pbc, random_species(case), radius - 0.5, skin=0.5)
+    nbrs = lists.allocate(positions)
+    assert nbrs.layout.grid.n_home == 1
+    source = np.asarray(nbrs.source)
+    real = source < n
+    found = np.asarray(extended_positions(nbrs, jnp.asarray(positions), cell))[real]
+    shifts = np.stack(np.meshgrid(*[[-1, 0, 1] if p else [0] for p in pbc]), -1).reshape(-1, 3)
+    home = np.where(pbc, np.floor(positions / np.diag(cell)), 0)
+    every = ((positions - home @ cell)[:, None] + shifts @ cell).reshape(-1, 3)
+    beyond = np.where(pbc, np.maximum(-every, every - np.diag(cell)), 0).max(axis=1)
+    assert set(_rounded(every[beyond < radius])) <= set(_rounded(found))
+    assert set(_rounded(found)) <= set(_rounded(every[beyond < 1.01 * radius]))
+    assert len(found) == len(set(_rounded(found))) < 0.6 * len(every)
+
+
+def _rounded(points: np.ndarray) -> list[tuple[float, ...]]:
+    return [tuple(point) for point in (np.round(points, 6) + 0.0).tolist()]
+
+
+@pytest.mark.parametrize("count", [40, 2**31 - 1])
+def test_rows_are_sorted_alike_in_few_and_in_many_cells(count: int) -> None:
+    keys = np.random.default_rng(0).integers(0, 40, 300).astype(np.int32)
+    found, order = sorted_keys(jnp.asarray(keys), count)
+    np.testing.assert_array_equal(found, np.sort(keys))
+    np.testing.assert_array_equal(keys[np.asarray(order)], np.sort(keys))
+    np.testing.assert_array_equal(np.sort(order), np.arange(len(keys)))
 
 
 def test_bits() -> None:

@@ -11,11 +11,21 @@ from typing import Any
 import ase.io
 import numpy as np
 import pytest
+from ase import Atoms
+from ase.data import covalent_radii
+from ase.neighborlist import neighbor_list
 from builders import small_student, triclinic_cell
+from scipy.stats import chi2
 
 from distill.errors import ConfigError, DatasetError
 from distill.evaluation.results import read_records
-from distill.evaluation.reweighting import effective_share, reweight, teacher_weights
+from distill.evaluation.reweighting import (
+    effective_share,
+    rate_ratio,
+    reweight,
+    teacher_weights,
+)
+from distill.simulation import TrajectoryReader
 from distill.students import save_bundle
 from distill.units import BOLTZMANN
 
@@ -66,6 +76,31 @@ def test_effective_share_follows_theory() -> None:
     assert effective_share(weights) == pytest.approx(theory, rel=0.03)
 
 
+def test_rare_frames_are_as_likely_as_theory_says() -> None:
+    """Samples beyond a radius, of which half are taken, by the distribution of Maxwell."""
+    stiffness, limit, pulls = 1.2, 9.0, []
+    theory = chi2.sf(stiffness * limit, 3) / chi2.sf(limit, 3)
+    blocks = np.arange(4)[:, None] * 5 + np.arange(2000) * 5 // 2000
+    for seed in range(60):
+        squares, _ = oscillators(seed)
+        difference = (stiffness - 1) * squares / 2 + 17.0
+        rare = squares > limit * THERMAL
+        rare &= np.random.default_rng(seed).random(rare.shape) < 0.5
+        all_frames = difference[:, ::4].ravel(), blocks[:, ::4].ravel()
+        found, error = rate_ratio(*all_frames, difference[rare], blocks[rare], TEMPERATURE)
+        pulls.append((found - theory) / error)
+    assert abs(np.mean(pulls)) < 0.45, np.mean(pulls)
+    assert 0.75 < np.std(pulls) < 1.35, np.std(pulls)
+
+
+def test_events_of_one_block_have_no_known_error() -> None:
+    many, some = np.linspace(0, 1e-3, 20), np.full(3, 2e-3)
+    ratio, error = rate_ratio(many, np.arange(20), some, np.full(3, 7), TEMPERATURE)
+    assert 0 < ratio < 1 and error == np.inf
+    with pytest.raises(ValueError, match="no frames to compare"):
+        rate_ratio(many, np.arange(20), some[:0], np.arange(0), TEMPERATURE)
+
+
 def test_bad_input_of_the_weights() -> None:
     flat = np.zeros((2, 8))
     with pytest.raises(ValueError, match="must be \\[R, T\\]"):
@@ -76,6 +111,36 @@ def test_bad_input_of_the_weights() -> None:
         teacher_weights(flat, flat, 0.0)
     with pytest.raises(ValueError, match="too few for blocks"):
         reweight(flat[:, :3], flat[:, :3], blocks=4)
+
+
+def bonds(atoms: Atoms, factor: float) -> set[tuple[int, int]]:
+    """Pairs within `factor` sums of covalent radii, by ASE."""
+    cutoffs = factor * covalent_radii[atoms.numbers]
+    pairs = zip(*neighbor_list("ij", atoms, cutoffs), strict=True)
+    return {(int(i), int(j)) for i, j in pairs if i <= j}
+
+
+def frames_of(path: Path) -> list[Atoms]:
+    reader = TrajectoryReader(path)
+    return [
+        Atoms(reader.atoms.numbers, positions, cell=cell, pbc=True)
+        for frames in reader.frames()
+        for positions, cell in zip(frames.positions, frames.cell, strict=True)
+    ]
+
+
+def between(frames: list[Atoms]) -> float:
+    """A factor that some pair crosses on the way from the first of the frames to the others."""
+    near = [(i, j) for i, j in bonds(frames[0], 1.3) if i != j]
+    ratios = np.array(
+        [
+            [one.get_distance(i, j, mic=True) / covalent_radii[one.numbers[[i, j]]].sum()]
+            for one in frames
+            for i, j in near[:1]
+        ]
+    )[:, 0]
+    furthest = ratios[np.argmax(np.abs(ratios - ratios[0]))]
+    return float((ratios[0] + furthest) / 2)
 
 
 @pytest.fixture
@@ -116,6 +181,20 @@ def test_a_student_is_its_own_teacher(script: Any, tmp_path: Path) -> None:
     assert (config.output / "reweighted.png").stat().st_size > 1000
     figures = {r["metric"]: r["value"] for r in read_records(record)}
     assert abs(figures[script.DEVIATION]) < 1e-3 and figures[script.FRAMES] == 12
+
+    every = [frames_of(path) for path in sorted(folder.glob("run_*.h5md"))]
+    factor = between(every[0])
+    events = script.run(replace(config, bond_factors=(factor,)))["events"][0]
+    changed = [bonds(one, factor) != bonds(own[0], factor) for own in every for one in own]
+    assert (events["frames"], events["searched"]) == (sum(changed), len(changed))
+    assert 0 < events["frames"] < events["searched"]
+    assert events["ratio"] == pytest.approx(1, abs=1e-3)
+    figures = {r["metric"]: r["value"] for r in read_records(record)}
+    assert sum(changed) in figures.values()
+    with pytest.raises(DatasetError, match="choose bond_factors"):
+        script.run(replace(config, bond_factors=(0.5, 3.0)))
+    with pytest.raises(ValueError, match="bond_factors must be positive"):
+        replace(config, bond_factors=(0.0,))
 
     with pytest.raises(DatasetError, match="run longer, leave less out"):
         script.run(replace(config, start=1.0))

@@ -69,6 +69,33 @@ def test_each_fault_stops_warns_or_is_ignored(kind, tmp_path):
     np.testing.assert_allclose(image.positions, frames.positions[2, 1], atol=1e-7)
 
 
+def test_a_bond_must_stay_changed_for_its_time():
+    """The same bond in two frames, a pause, and then in all: only what lasts counts."""
+    atoms = two_waters()
+    positions = np.tile(atoms.positions, (12, 2, 1, 1))
+    away = [1, 2, 5, 6, 7, 8, 9, 10, 11]
+    positions[away, 1, 1] += [0.0, 1.0, 0.0]
+    frames = frames_of(positions)
+    config = SafetyConfig(**{**IGNORED, "bonds": "warn"}, geometry_every=1, bond_time=30.0)
+    expected = r"bonds of atoms \[0, 1\] had changed for 30 fs in replica 1 at 90 fs"
+
+    def part(first, last):
+        return Frames(**{name: value[first:last] for name, value in vars(frames).items()})
+
+    whole = Watch(atoms, frames.positions[0], 300.0, config)
+    with pytest.warns(UserWarning, match=expected):
+        whole(frames)
+    for cut in (2, 7, 8):  # a restart remembers since when
+        before = Watch(atoms, frames.positions[0], 300.0, config)
+        before(part(0, cut))
+        assert before.findings == []
+        after = Watch(atoms, frames.positions[0], 300.0, config)
+        after.rewind(json.loads(json.dumps(before.mark())))
+        with pytest.warns(UserWarning, match=expected):
+            after(part(cut, 12))
+        assert after.findings == whole.findings
+
+
 def test_images_are_neighbours_too():
     atoms = Atoms("Ar", cell=[8, 8, 8], pbc=True) + Atoms("Ar", [[7.7, 0, 0]])
     frames = frames_of(np.tile(atoms.positions, (1, 1, 1)), cell=atoms.cell.array[None])
@@ -150,4 +177,6 @@ def test_a_stopped_run_can_go_on_with_other_limits(tmp_path, toy_potential):
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="min_distance must be larger than zero and finite"):
         SafetyConfig(min_distance=0.0)
+    with pytest.raises(ValueError, match="bond_time must be larger than zero and finite"):
+        SafetyConfig(bond_time=-1.0)
     assert replace(SafetyConfig(), bonds="stop").bonds == "stop"

@@ -11,6 +11,7 @@ system, so this is for small ones.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,6 +74,51 @@ def teacher_weights(
 def effective_share(weights: np.ndarray) -> float:
     """Number of equally weighted samples that are worth as much, over that of all: 0 to 1."""
     return float(weights.sum() ** 2 / (weights.size * (weights**2).sum()))
+
+
+def rate_ratio(
+    differences: np.ndarray,
+    blocks: np.ndarray,
+    event_differences: np.ndarray,
+    event_blocks: np.ndarray,
+    temperature: float,
+) -> tuple[float, float]:
+    """How much likelier some frames are in the teacher's ensemble than in the student's, and error.
+
+    It is the mean weight of these frames over that of all; the error is by the jackknife over
+    blocks, and infinite where all the frames are of one block. All frames of a kind are wanted, or
+    a random choice: rare events cost few calls of the teacher.
+
+    Args:
+        differences: `[N]`, eV, energy of the teacher less that of the student for frames that
+            represent the run.
+        blocks: `[N]` int, number of the stretch of the run that each is from; stretches longer than
+            the system remembers.
+        event_differences, event_blocks: `[E]`, the same for the frames asked about.
+        temperature: K, of the run.
+
+    Raises:
+        ValueError: there are no frames of either kind.
+    """
+    if not len(differences) or not len(event_differences):
+        raise ValueError("there are no frames to compare, or none to compare with")
+    shift = differences.mean()
+    every, some = (
+        np.exp(-(own - shift) / (BOLTZMANN * temperature))
+        for own in (differences, event_differences)
+    )
+    kinds = np.unique(np.concatenate([blocks, event_blocks]))
+
+    def ratio(left_out: Any = None) -> float:
+        rest, events = blocks != left_out, event_blocks != left_out
+        return float(some[events].mean() / every[rest].mean())
+
+    found = ratio()
+    if len(np.unique(event_blocks)) < 2 or len(np.unique(blocks)) < 2:
+        return found, float("inf")
+    left = np.array([ratio(kind) for kind in kinds])
+    count = len(kinds)
+    return found, float(np.sqrt((count - 1) / count * ((left - left.mean()) ** 2).sum()))
 
 
 def reweight(values: np.ndarray, weights: np.ndarray, blocks: int = BLOCKS) -> Reweighted:

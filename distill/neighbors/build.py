@@ -18,6 +18,7 @@ from distill.neighbors.candidates import (
     sort_rows,
 )
 from distill.neighbors.pairs import Reach, fill_slots, find_reach, find_reverse
+from distill.neighbors.trim import trimmed_images, trims
 
 
 class Found(NamedTuple):
@@ -58,7 +59,8 @@ def search(
     """
     n_species = len(layout.words)
     rows = sort_rows(layout.grid, species, n_species, positions, center)
-    images = make_images(layout, rows)
+    few = trims(layout.grid, len(species))
+    images = trimmed_images(layout, rows) if few else make_images(layout, rows)
     candidates = find_candidates(layout, images)
     reach = find_reach(layout, np.sort(species), rows, candidates)
     lacking = jnp.stack(

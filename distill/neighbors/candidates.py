@@ -59,6 +59,8 @@ class Rows(NamedTuple):
         order: `[n]` int32, the atom of each row.
         cells: `[n]` int32, home cell of each row.
         local: three arrays `[n]`, Å, place of each row relative to the middle of its grid cell.
+        wrapped: `[n, 3]`, fractional coordinates of each row; within the cell along periodic
+            directions.
         offsets: `[n, 3]`, whole cells that each row's atom lies away from home.
         starts: `[S, C]` int32, first row of a species in a cell.
         counts: `[S, C]` int32, rows of a species in a cell.
@@ -67,6 +69,7 @@ class Rows(NamedTuple):
     order: jax.Array
     cells: jax.Array
     local: tuple[jax.Array, ...]
+    wrapped: jax.Array
     offsets: jax.Array
     starts: jax.Array
     counts: jax.Array
@@ -82,6 +85,8 @@ class Images(NamedTuple):
             the halo or the empty cell.
         counts: `[S, C + H + 1]` int32, how many there are.
         total: `()` int32, how many images are not padding, rows included.
+        numbers: `[D, n]` int32, the extended atom that is the image of each row in each of the
+            cells around, where images out of reach are left out (see `trim`); None elsewhere.
     """
 
     rows: jax.Array
@@ -89,6 +94,7 @@ class Images(NamedTuple):
     starts: jax.Array
     counts: jax.Array
     total: jax.Array
+    numbers: jax.Array | None = None
 
 
 class Candidates(NamedTuple):
@@ -131,21 +137,39 @@ def sort_rows(
     local = _product((place - layer - 0.5) * widths, cell)
     strides = np.asarray([counts[1] * counts[2], counts[2], 1], np.int32)
     cells = jnp.asarray(grid.rank)[(layer.astype(jnp.int32) * strides).sum(-1)]
-    keys = jnp.asarray(species) * np.int32(grid.n_home) + cells
-    keys, order = jax.lax.sort(
-        (keys, jnp.arange(len(species), dtype=jnp.int32)), num_keys=1, is_stable=False
-    )
-    all_starts = jnp.searchsorted(
-        keys, jnp.arange(n_species * grid.n_home + 1, dtype=jnp.int32)
-    ).astype(jnp.int32)
+    if grid.n_home == 1:  # Nothing depends on the positions then.
+        order = jnp.asarray(np.argsort(species, kind="stable"), jnp.int32)
+        all_starts = jnp.asarray(
+            np.searchsorted(np.sort(species), np.arange(n_species + 1)), jnp.int32
+        )
+    else:
+        keys = jnp.asarray(species) * np.int32(grid.n_home) + cells
+        keys, order = sorted_keys(keys, n_species * grid.n_home)
+        all_starts = jnp.searchsorted(
+            keys, jnp.arange(n_species * grid.n_home + 1, dtype=jnp.int32)
+        ).astype(jnp.int32)
     return Rows(
         order=order,
         cells=cells[order],
         local=tuple(local[order, axis] for axis in range(3)),
+        wrapped=(fractional - offsets)[order],
         offsets=offsets[order],
         starts=all_starts[:-1].reshape(n_species, -1),
         counts=jnp.diff(all_starts).reshape(n_species, -1),
     )
+
+
+def sorted_keys(keys: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """Sorted keys `[n]` int32 below `count`, and where each one stood."""
+    n = len(keys)
+    number = jnp.arange(n, dtype=jnp.int32)
+    if count * n > np.iinfo(np.int32).max:
+        keys, order = jax.lax.sort((keys, number), num_keys=1, is_stable=False)
+        return keys, order
+    # One number for both is sorted several times faster than a pair.
+    both = jax.lax.sort(keys * np.int32(n) + number, is_stable=False)
+    keys = jax.lax.div(both, np.int32(n))
+    return keys, both - keys * np.int32(n)
 
 
 def make_images(layout: Layout, rows: Rows) -> Images:

@@ -14,6 +14,7 @@ from distill.neighbors.capacity import bucket
 from distill.neighbors.cell import heights
 from distill.neighbors.grid import Grid
 from distill.neighbors.search import Geometry
+from distill.neighbors.trim import kept_images, trims
 
 LARGEST_GRID = 4
 """Home cells, at most about so many per atom: an atom that evaporates costs little."""
@@ -36,7 +37,7 @@ class Demand:
     Attributes:
         rows_per_cell: most atoms in one home cell.
         candidates: `[S]`, most atoms of each species in the cells around one home cell.
-        images: atoms in the halo.
+        images: atoms in the halo, without those that are left out.
     """
 
     rows_per_cell: int
@@ -77,11 +78,13 @@ def demand(grid: Grid, species: np.ndarray, positions: np.ndarray, center: np.nd
         span = 2 * int(reach) + 1
         end = sums.shape[axis + 1]
         around = sums.take(range(span, end), axis + 1) - sums.take(range(end - span), axis + 1)
-    return Demand(
-        rows_per_cell=int(filling.sum(0).max()),
-        candidates=around.reshape(n_species, -1).max(axis=1),
-        images=int(filling[:, grid.home[grid.halo]].sum()),
-    )
+    candidates = around.reshape(n_species, -1).max(axis=1)
+    images = int(filling[:, grid.home[grid.halo]].sum())
+    if trims(grid, len(species)):
+        extended = kept_images(grid.geometry, fractional) + 1
+        candidates = np.bincount(species, extended, n_species).astype(np.int64)
+        images = int(extended.sum()) - len(species)
+    return Demand(int(filling.sum(0).max()), candidates, images)
 
 
 def choose_grid(
@@ -158,7 +161,7 @@ def choose_layout(
         grid=grid,
         groups=(0,) * n_species if previous is None else previous.groups,
         images=n + 1 + extended,
-        rows_per_cell=min(per_cell, bucket(n, ratio=1.1)),
+        rows_per_cell=min(per_cell, -(-n // 8) * 8),
         words=tuple(min(w, -(-m // WORD)) for w, m in zip(words, most.tolist(), strict=True)),
     )
     if layout.images << layout.bits >= 2**31:

@@ -7,14 +7,18 @@ whatever the rounding, and the slot of the mirrored pair follows by counting bit
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from distill.neighbors.bits import WORD, below, ones, select
+from distill.neighbors.bits import SHIFT, WORD, below, ones, set_bits
 from distill.neighbors.candidates import FAR, Candidates, Images, Layout, Rows
+
+FEW = 2**16
+"""Words of bits, up to which no loop is made over them."""
 
 
 class Reach(NamedTuple):
@@ -85,17 +89,12 @@ def find_reach(layout: Layout, species: np.ndarray, rows: Rows, candidates: Cand
     offsets = layout.grid.offsets.astype(limit.dtype)
     there += [jnp.asarray(offsets[:, axis])[step] for axis in range(3)]
     arrays = [x.reshape(-1, WORD, n_cells) for x in there]
-    found = jax.lax.map(word, (jnp.arange(words.sum(), dtype=jnp.int32), *arrays))
+    # A loop over words keeps large arrays in the cache; for small ones it is what takes time.
+    few = words.sum() * n_cells * width <= FEW
+    over_words = jax.vmap(word) if few else partial(jax.lax.map, word)
+    found = over_words((jnp.arange(words.sum(), dtype=jnp.int32), *arrays))
     found = found.reshape(-1, n_cells * width)
-    starts_group = np.isin(np.arange(words.sum()), first_word)
-
-    def count(before: jax.Array, given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-        first, bits = given
-        before = jnp.where(first, 0, before)
-        return before + ones(bits), before
-
-    zero = jnp.zeros(n_cells * width, jnp.int32)
-    _, before = jax.lax.scan(count, zero, (jnp.asarray(starts_group), found))
+    before = (_before_by_product if few else _before)(found, words)
     last = np.where(words > 0, first_word + words - 1, 0)
     needed = (before[last] + ones(found[last])).max(axis=1)
     return Reach(
@@ -107,6 +106,27 @@ def find_reach(layout: Layout, species: np.ndarray, rows: Rows, candidates: Cand
     )
 
 
+def _before(found: jax.Array, words: np.ndarray) -> jax.Array:
+    """Bits set in the words before each, of the same species: `[Q, N]` int32 of `[Q, N]`."""
+    starts_group = np.isin(np.arange(words.sum()), np.cumsum(words) - words)
+
+    def count(before: jax.Array, given: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+        first, bits = given
+        before = jnp.where(first, 0, before)
+        return before + ones(bits), before
+
+    zero = jnp.zeros(found.shape[1], jnp.int32)
+    return jax.lax.scan(count, zero, (jnp.asarray(starts_group), found))[1]
+
+
+def _before_by_product(found: jax.Array, words: np.ndarray) -> jax.Array:
+    """The same in one operation; exact, because float32 holds all whole numbers up to 2**24."""
+    kind = np.repeat(np.arange(len(words)), words)
+    earlier = np.tril(kind[:, None] == kind, -1).astype(np.float32)
+    counts = ones(found).astype(jnp.float32)
+    return jnp.matmul(earlier, counts, precision=jax.lax.Precision.HIGHEST).astype(jnp.int32)
+
+
 def fill_slots(layout: Layout, rows: Rows, candidates: Candidates, reach: Reach) -> jax.Array:
     """Packed candidates `[n, K]` int32 within reach of each row, grouped by species."""
     words = reach.words[:, reach.places].T
@@ -115,30 +135,13 @@ def fill_slots(layout: Layout, rows: Rows, candidates: Candidates, reach: Reach)
     for n_words, slots in zip(layout.words, layout.groups, strict=True):
         if n_words:
             mine = slice(first, first + n_words)
-            places = _places(words[:, mine], before[:, mine], slots)
+            places = set_bits(words[:, mine], before[:, mine], slots)
             parts.append(jnp.where(places >= 0, places + first * WORD, -1))
         first += n_words
     place = jnp.concatenate(parts, axis=1)
     packed = candidates.packed.reshape(-1)
     found = packed.at[place * layout.grid.n_home + rows.cells[:, None]].get(mode="clip")
     return jnp.where(place >= 0, found, np.int32((layout.images - 1) << layout.bits))
-
-
-def _places(words: jax.Array, before: jax.Array, slots: int) -> jax.Array:
-    """Numbers `[n, slots]` int32 of the bits set in `words` `[n, Q]`; -1 where there are no more.
-
-    One elementwise loop: the word of a slot is the last one with not too many bits before it.
-    """
-    rank = jnp.arange(slots, dtype=jnp.int32)
-    bits, passed = words[:, :1], before[:, :1]
-    start = jnp.zeros((len(words), slots), jnp.int32)
-    for w in range(1, words.shape[1]):
-        reached = rank >= before[:, w, None]
-        bits = jnp.where(reached, words[:, w, None], bits)
-        passed = jnp.where(reached, before[:, w, None], passed)
-        start = jnp.where(reached, w * WORD, start)
-    total = before[:, -1] + ones(words[:, -1])
-    return jnp.where(rank < total[:, None], start + select(bits, rank - passed), -1)
 
 
 def find_reverse(
@@ -166,12 +169,19 @@ def find_reverse(
 
     other = images.rows[packed >> layout.bits]
     step = packed & layout.step_mask
-    there = reach.places.at[other].get(mode="clip")
+    # In the only cell places are rows.
+    there = other if n_cells == 1 else reach.places.at[other].get(mode="clip")
     opposite = jnp.asarray(species * n_steps + n_steps - 1, jnp.int32)[:, None] - step
-    rank = all_starts[opposite * n_cells + there // width] + in_cell[:, None]
-    word = jnp.asarray(first_word[species])[:, None] + rank // WORD
+    if images.numbers is None:
+        cell = jax.lax.div(there, np.int32(width))
+        rank = all_starts[opposite * n_cells + cell] + in_cell[:, None]
+    else:
+        first = images.starts[:, layout.grid.blocks[layout.grid.around[:, 0]]]
+        ranks = images.numbers + (candidates.starts[:, :, 0] - first)[species].T
+        rank = ranks.reshape(-1)[(n_steps - 1 - step) * n + jnp.arange(n)[:, None]]
+    word = jnp.asarray(first_word[species])[:, None] + (rank >> SHIFT)
     place = word * (n_cells * width) + there
-    bits = reach.words.reshape(-1).at[place].get(mode="clip") & below(rank % WORD)
+    bits = reach.words.reshape(-1).at[place].get(mode="clip") & below(rank & (WORD - 1))
     slot = reach.before.reshape(-1).at[place].get(mode="clip") + ones(bits)
     found = other * total + jnp.asarray(first_slot[species])[:, None] + slot
     return jnp.where(other < n, jnp.minimum(found, n * total), n * total)

@@ -34,6 +34,9 @@ class SafetyConfig:
         contact_factor: see `contacts`.
         bonds: a bond formed or broken since the start, so that molecules reacted or fell apart.
         bond_factor: sums of covalent radii up to which a pair is bonded.
+        bond_time: fs for which a bond must stay changed, in every frame that is looked at; 0 for a
+            single frame. In a hot liquid a proton may come close to a second molecule for some 10
+            fs without any reaction.
         temperature: more than `max_temperature`.
         max_temperature: in units of the temperature of the run, or of the replica in a ladder.
         uncertainty: an expected force error above `max_uncertainty`, of potentials that know it.
@@ -49,6 +52,7 @@ class SafetyConfig:
     contact_factor: float = 0.8
     bonds: Action = "ignore"
     bond_factor: float = 1.3
+    bond_time: float = 0.0
     temperature: Action = "stop"
     max_temperature: float = 3.0
     uncertainty: Action = "ignore"
@@ -59,8 +63,9 @@ class SafetyConfig:
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            if not isinstance(value, str) and not 0 < value < np.inf:
-                raise ValueError(f"{name} must be larger than zero and finite, got {value}")
+            if isinstance(value, str) or 0 < value < np.inf or (name == "bond_time" and value == 0):
+                continue
+            raise ValueError(f"{name} must be larger than zero and finite, got {value}")
 
 
 class Watch:
@@ -102,6 +107,8 @@ class Watch:
             self._bonded(*self._close(own, atoms.cell.array)) if config.bonds != "ignore" else set()
             for own in starts
         ]
+        self._changed: list[dict[tuple[int, int], float]] = [{} for _ in starts]
+        """Changed bonds of each walker, with the time in fs of the first frame that showed them."""
         self._drift = Drift(len(starts), len(atoms))
         self._found: set[tuple[str, int]] = set()
 
@@ -135,12 +142,19 @@ class Watch:
     def mark(self) -> dict[str, Any]:
         """See `Follower`."""
         found = [[kind, replica] for kind, replica in self.found]
-        return {"findings": list(self.findings), "found": found, "drift": self._drift.mark()}
+        changed = [[[*pair, since] for pair, since in own.items()] for own in self._changed]
+        return {
+            "findings": list(self.findings),
+            "found": found,
+            "changed": changed,
+            "drift": self._drift.mark(),
+        }
 
     def rewind(self, mark: dict[str, Any]) -> None:
         """See `Follower`."""
         self.findings = list(mark["findings"])
         self._found = {(kind, replica) for kind, replica in mark["found"]}
+        self._changed = [{(i, j): since for i, j, since in own} for own in mark["changed"]]
         self._drift.rewind(mark["drift"])
 
     def _report(self, kind: str, fault: str, frames: Frames, t: int, replica: int) -> None:
@@ -197,10 +211,14 @@ class Watch:
         if config.bonds != "ignore":
             # A single run may be one of several side by side, watched by itself.
             walker = frames.walker[t, replica] if self._replicas else 0
+            now, before = float(frames.time[t]), self._changed[walker]
             changed = self._bonded(pairs, lengths) ^ self._bonds[walker]
-            if changed:
-                atoms = sorted({i for pair in changed for i in pair})[:6]
-                faults.append(("bonds", f"bonds of atoms {atoms} had changed"))
+            self._changed[walker] = {pair: before.get(pair, now) for pair in changed}
+            lasting = [p for p, t0 in self._changed[walker].items() if now - t0 >= config.bond_time]
+            if lasting:
+                atoms = sorted({i for pair in lasting for i in pair})[:6]
+                since = f" for {config.bond_time:g} fs" if config.bond_time else ""
+                faults.append(("bonds", f"bonds of atoms {atoms} had changed{since}"))
         return faults
 
     def _close(self, positions: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
