@@ -11,8 +11,8 @@ import jax
 import numpy as np
 from ase import Atoms
 
+from bundle_teacher import teacher_of
 from certify_config import CertifyConfig
-from distill import teachers
 from distill.calculators import TeacherCalculator
 from distill.data import Dataset, load
 from distill.errors import ConfigError
@@ -30,7 +30,6 @@ from distill.observables import Observables
 from distill.simulation import MDConfig
 from distill.students import Bundle, load_bundle
 from distill.teachers import Teacher
-from quickstart import resolve_teacher
 from simulation_start import read_start
 
 ABOVE_TRAINING = (1.25, 1.5)
@@ -70,16 +69,7 @@ class Job:
     @cached_property
     def teacher(self) -> Teacher:
         """Loaded when first needed; raises ConfigError where it is not the bundle's."""
-        recorded = self.bundle.card.get("teacher") or {}
-        name = self.config.teacher or str(recorded.get("teacher", ""))
-        teacher = teachers.load(resolve_teacher(name))
-        weights = recorded.get("weights_sha256")
-        if weights and weights != teacher.info.weights_sha256:
-            raise ConfigError(
-                f"teacher {name} has other weights than {recorded.get('teacher')}, of which "
-                f"{self.config.bundle} was distilled: give that one with teacher=NAME"
-            )
-        return teacher
+        return teacher_of(self.bundle, self.config.teacher, self.config.bundle)
 
     def accuracy(self) -> dict[str, Any]:
         """Errors by element, force and trajectory, and the calibration."""

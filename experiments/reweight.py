@@ -20,7 +20,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import ase.units
 import jax
 import numpy as np
 from ase import Atoms
@@ -28,7 +27,7 @@ from matplotlib.figure import Figure as Picture
 
 import simulate
 import train
-from distill import teachers
+from bundle_teacher import teacher_of
 from distill.config import load_config
 from distill.data import Dataset, label_structures
 from distill.errors import ConfigError, DatasetError
@@ -43,10 +42,10 @@ from distill.evaluation.reweighting import (
 )
 from distill.simulation import TrajectoryReader
 from distill.simulation.config import BAROSTATS
+from distill.simulation.frames import mass_density
 from distill.students import Student, load_bundle
 from distill.teachers import Teacher
 from distill.units import BOLTZMANN, GPA
-from quickstart import resolve_teacher
 from reweight_events import event_figures, report_events, weigh_events
 from script import command_of, run_script
 from simulation_records import (
@@ -125,8 +124,7 @@ def run(config: ReweightConfig) -> dict[str, Any]:
     """What is in `reweighted.json`."""
     then = simulated(config)
     bundle = load_bundle(Path(then.model))
-    recorded = bundle.card.get("teacher") or {}
-    teacher = teachers.load(resolve_teacher(config.teacher or str(recorded.get("teacher", ""))))
+    teacher = teacher_of(bundle, config.teacher, then.model)
     frames = read_frames(config, then)
     student, labels = label(config, bundle.student, teacher, frames)
     weights = teacher_weights(student.energy, labels.energy, then.md.temperature)
@@ -222,8 +220,8 @@ def _pressure(stress: np.ndarray) -> np.ndarray:
 
 def frames_density(frames: list[list[Atoms]]) -> np.ndarray:
     """`[R, T]`, g/cm³."""
-    grams = frames[0][0].get_masses().sum() / ase.units.mol
-    return np.array([[grams / (1e-24 * atoms.cell.volume) for atoms in own] for own in frames])
+    cells = np.array([[atoms.cell.array for atoms in own] for own in frames])
+    return mass_density(frames[0][0].numbers, cells)
 
 
 def simulated(config: ReweightConfig) -> simulate.SimulateConfig:

@@ -62,14 +62,19 @@ class Frames:
 
     def density(self, numbers: np.ndarray) -> np.ndarray:
         """`[T, (R)]`, g/cm³, for atomic numbers `[n]`; infinite without a volume."""
-        grams = atomic_masses[numbers].sum() / ase.units.mol
-        with np.errstate(divide="ignore"):
-            return grams / (self.volume * 1e-24)
+        return mass_density(numbers, self.cell)
 
     @property
     def total_energy(self) -> np.ndarray:
         """`[T, (R)]`, eV, in float64."""
         return self.potential_energy.astype(np.float64) + self.kinetic_energy.astype(np.float64)
+
+
+def mass_density(numbers: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """g/cm³, of atoms `[n]` in cells `[..., 3, 3]` (Å); infinite without a volume."""
+    grams = atomic_masses[numbers].sum() / ase.units.mol
+    with np.errstate(divide="ignore"):
+        return np.asarray(grams / (np.abs(np.linalg.det(cell)) * 1e-24))
 
 
 def to_frames(records: Any, potential: Potential, config: MDConfig, done: int) -> Frames:
