@@ -23,7 +23,6 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from ase import Atoms
-from matplotlib.figure import Figure as Picture
 
 import simulate
 import train
@@ -31,15 +30,8 @@ from bundle_teacher import teacher_of
 from distill.config import load_config
 from distill.data import Dataset, label_structures
 from distill.errors import ConfigError, DatasetError
-from distill.evaluation.plots import BLUE, GREY
-from distill.evaluation.results import Figure, record_figures, replace_text
-from distill.evaluation.reweighting import (
-    BLOCKS,
-    LEAST_SHARE,
-    effective_share,
-    reweight,
-    teacher_weights,
-)
+from distill.evaluation.results import record_figures, replace_text
+from distill.evaluation.reweighting import BLOCKS, effective_share, reweight, teacher_weights
 from distill.simulation import TrajectoryReader
 from distill.simulation.config import BAROSTATS
 from distill.simulation.frames import mass_density
@@ -47,15 +39,9 @@ from distill.students import Student, load_bundle
 from distill.teachers import Teacher
 from distill.units import BOLTZMANN, GPA
 from reweight_events import event_figures, report_events, weigh_events
+from reweight_report import figures_of, picture, report
 from script import command_of, run_script
-from simulation_records import (
-    DENSITY,
-    DEVIATION,
-    FRAMES,
-    OF_TEACHER,
-    PRESSURE_ON_FRAMES,
-    SHARE,
-)
+from simulation_records import DENSITY, PRESSURE_ON_FRAMES
 
 SMOKE_RUN = Path("runs/smoke/reweight_run")
 SMOKE = (
@@ -276,72 +262,6 @@ def _chosen(path: Path, config: ReweightConfig, wanted: int) -> Iterator[Atoms]:
                 atoms.set_cell(frames.cell[number])
                 yield atoms
         first += len(frames.time)
-
-
-def picture(difference: np.ndarray, weights: np.ndarray, density: np.ndarray | None) -> Picture:
-    """How the two ensembles overlap: energy differences `[R, T]` in kT, and densities."""
-    figure = Picture(figsize=(9, 3.2), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for given, color, name in (
-        (None, GREY, "frames of the student"),
-        (weights.ravel(), BLUE, "weighted for the teacher"),
-    ):
-        style = {"bins": 40, "density": True, "histtype": "step", "color": color, "label": name}
-        left.hist((difference - difference.mean()).ravel(), weights=given, **style)
-        if density is not None:
-            right.hist(density.ravel(), weights=given, **style)
-    left.set(xlabel="energy, teacher less student, from the mean (kT)", ylabel="probability")
-    left.legend(frameon=False, fontsize=8)
-    if density is None:
-        right.plot(np.sort(weights.ravel())[::-1].cumsum(), color=BLUE)
-        right.set(xlabel="frames, heaviest first", ylabel="sum of the weights")
-    else:
-        right.set(xlabel="density (g/cm³)")
-    return figure
-
-
-def figures_of(found: dict[str, Any], case: str, subject: str) -> list[Figure]:
-    """Figures for the records; spreads are the estimate less and plus its standard error."""
-
-    def estimate(metric: str, value: float, error: float, unit: str) -> Figure:
-        return Figure(case, subject, metric, value, unit, (value - error, value + error))
-
-    figures = [
-        Figure(case, subject, SHARE, found["effective_share"], "1"),
-        Figure(case, subject, FRAMES, found["frames"], "1"),
-    ]
-    for name, own in found["averages"].items():
-        unit = "g/cm³" if name == DENSITY else "GPa"
-        figures.append(estimate(name, own["student"], own["student_error"], unit))
-        if name == DENSITY:
-            difference = 100 * own["difference"] / own["teacher"]
-            error = 100 * own["difference_error"] / own["teacher"]
-            figures += [
-                estimate(OF_TEACHER, own["teacher"], own["teacher_error"], unit),
-                estimate(DEVIATION, difference, error, "%"),
-            ]
-    return figures
-
-
-def report(found: dict[str, Any]) -> None:
-    """The results in a few lines."""
-    share = found["effective_share"]
-    print(
-        f"{found['frames']} frames of {found['atoms']} atoms: {100 * share:.0f} % of them in the "
-        f"teacher's ensemble (energies differ by {found['spread_of_energy_differences_kt']:.2f} kT,"
-        " standard deviation)"
-    )
-    if share < LEAST_SHARE:
-        print(
-            f"warning: less than {100 * LEAST_SHARE:.0f} %: the weighted averages rest on a few "
-            "frames. Take a smaller system, or a better student"
-        )
-    for name, own in found["averages"].items():
-        print(
-            f"{name}: student {own['student']:.5g} ± {own['student_error']:.2g}, weighted for the "
-            f"teacher {own['teacher']:.5g} ± {own['teacher_error']:.2g}, difference "
-            f"{own['difference']:+.2g} ± {own['difference_error']:.2g}"
-        )
 
 
 if __name__ == "__main__":

@@ -180,7 +180,8 @@ def test_a_student_is_its_own_teacher(script: Any, tmp_path: Path) -> None:
     assert abs(pressure["student"]) < 1e-3
     assert (config.output / "reweighted.png").stat().st_size > 1000
     figures = {r["metric"]: r["value"] for r in read_records(record)}
-    assert abs(figures[script.DEVIATION]) < 1e-3 and figures[script.FRAMES] == 12
+    names = importlib.import_module("simulation_records")
+    assert abs(figures[names.DEVIATION]) < 1e-3 and figures[names.FRAMES] == 12
 
     every = [frames_of(path) for path in sorted(folder.glob("run_*.h5md"))]
     factor = between(every[0])
