@@ -21,6 +21,7 @@ from distill.evaluation.results import read_records, replace_text
 from report_results import DOCS, digits, fill, origin
 from simulation_records import (
     ATTAINABLE,
+    CHANGED,
     DENSITY,
     DEVIATION,
     DIFFUSION,
@@ -29,6 +30,7 @@ from simulation_records import (
     FRAMES,
     ITSELF,
     LENGTH,
+    LIKELIER,
     OF_TEACHER,
     OVERLAP,
     PRESSURE_ON_FRAMES,
@@ -63,6 +65,7 @@ def tables(records: list[Record], pictures: list[tuple[str, str]]) -> dict[str, 
     """All tables of the page by name, and the plots of the curves, `(case, file)`."""
     return {
         "runs": runs_table(records),
+        "events": event_table(records),
         "drift": drift_table(records),
         "overlaps": overlap_table(records),
         "bulk": bulk_table(records),
@@ -88,6 +91,26 @@ def runs_table(records: list[Record]) -> str:
             *(ranged(find(records, r, name)) for name in columns),
         ]
         for r in chosen
+    ]
+    return table(heads, chosen, rows)
+
+
+def event_table(records: list[Record]) -> str:
+    """Frames with changed bonds, and how likely they are for the teacher."""
+    before, after = CHANGED.split("{:g}")
+    chosen = [r for r in records if r["metric"].startswith(before)]
+    factors = [r["metric"].removeprefix(before).removesuffix(after) for r in chosen]
+    heads = (
+        "| case | student | bonds within (sums of radii) | frames with changed bonds "
+        "| probability for the teacher, over the student's |"
+    )
+    ratios = [
+        find(records, r, LIKELIER.format(float(factor)))
+        for r, factor in zip(chosen, factors, strict=True)
+    ]
+    rows = [
+        [factor, f"{r['value']:.0f}", error(ratio) if ratio else ""]
+        for r, factor, ratio in zip(chosen, factors, ratios, strict=True)
     ]
     return table(heads, chosen, rows)
 

@@ -19,12 +19,10 @@ from distill.evaluation.results import Figure
 from distill.evaluation.reweighting import BLOCKS, rate_ratio
 from distill.simulation import TrajectoryReader
 from distill.simulation.contacts import bond_reach, bonded, close_pairs
+from simulation_records import CHANGED, LIKELIER
 
 if TYPE_CHECKING:
     from reweight import ReweightConfig
-
-EVENTS = "frames with changed bonds, within {:g} sums of radii"
-RATIO = "probability of such frames for the teacher, over the student's, within {:g} sums of radii"
 
 
 class Events(NamedTuple):
@@ -127,10 +125,10 @@ def event_figures(results: list[dict[str, Any]], case: str, subject: str) -> lis
     figures = []
     for own in results:
         factor = own["factor"]
-        figures.append(Figure(case, subject, EVENTS.format(factor), own["frames"], "1"))
+        figures.append(Figure(case, subject, CHANGED.format(factor), own["frames"], "1"))
         if own.get("error") is not None:
             spread = own["ratio"] - own["error"], own["ratio"] + own["error"]
-            metric = RATIO.format(factor)
+            metric = LIKELIER.format(factor)
             figures.append(Figure(case, subject, metric, own["ratio"], "1", spread))
     return figures
 

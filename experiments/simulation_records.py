@@ -25,6 +25,10 @@ DENSITY, DEVIATION = "density", "density against the teacher"
 SHARE, FRAMES = "effective share of the frames in the teacher's ensemble", "frames weighted"
 OF_TEACHER = "density, weighted for the teacher"
 PRESSURE_ON_FRAMES = "pressure against the teacher on equal frames"
+CHANGED = "frames with changed bonds, within {:g} sums of radii"
+LIKELIER = (
+    "probability of such frames for the teacher, over the student's, within {:g} sums of radii"
+)
 DIFFUSION = "diffusion of "
 PER_NS = "meV/atom/ns"
 
