@@ -1,4 +1,7 @@
-"""The teacher of a bundle: that of its card, or another name of the same weights."""
+"""The teacher of a bundle: that of its card, or one with the same weights.
+
+For an ASE calculator, whose weights are not known, they are its recipe: name, settings and version.
+"""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ from simulation_records import (
     OVERLAP,
     PRESSURE_ON_FRAMES,
     RUNS,
+    SEARCHED,
     SHARE,
     read_curves,
 )
@@ -109,7 +110,11 @@ def event_table(records: list[Record]) -> str:
         for r, factor in zip(chosen, factors, strict=True)
     ]
     rows = [
-        [factor, f"{r['value']:.0f}", error(ratio) if ratio else ""]
+        [
+            factor,
+            f"{r['value']:.0f} of {plain(records, r, SEARCHED)}",
+            error(ratio) if ratio else "",
+        ]
         for r, factor, ratio in zip(chosen, factors, ratios, strict=True)
     ]
     return table(heads, chosen, rows)

@@ -63,8 +63,8 @@ class ReweightConfig:
         frames: of all replicas together, evenly spread in time.
         start: ps at the start of the run that are left out.
         bond_factors: sums of covalent radii up to which a pair is bonded, for each of which frames
-            whose bonds are not those of the first frame are counted and weighted; at most `frames`
-            of them, chosen at random.
+            whose bonds are not those of most frames are counted and weighted; at most `frames` of
+            them, chosen at random.
         batch_size: frames for each call of the teacher.
         output: folder.
         record: JSON file to which the figures are added.
@@ -88,8 +88,13 @@ class ReweightConfig:
             raise ValueError("records need a name of what was run: give case=NAME")
         if self.frames < 1 or self.batch_size < 1 or self.start < 0:
             raise ValueError("frames and batch_size must be at least 1, start at least 0")
-        if any(factor <= 0 for factor in self.bond_factors):
-            raise ValueError(f"bond_factors must be positive, not {list(self.bond_factors)}")
+        named = {f"{factor:g}" for factor in self.bond_factors}
+        if not all(factor > 0 for factor in self.bond_factors) or len(named) < len(
+            self.bond_factors
+        ):
+            raise ValueError(
+                f"bond_factors must be positive and different, not {list(self.bond_factors)}"
+            )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -130,17 +135,19 @@ def run(config: ReweightConfig) -> dict[str, Any]:
         "spread_of_energy_differences_kt": float(difference.std()),
         "averages": {name: asdict(average) for name, average in averages.items()},
     }
+    save(found, config)
     if config.bond_factors:
         found["events"] = weigh_events(
             config,
             simulate.trajectories(replace(then, output=config.run)),
+            frames,
             labels.energy - student.energy,
             then.md.temperature,
             lambda part, some: [
                 own.energy[0] for own in label(part, bundle.student, teacher, [some])
             ],
         )
-    replace_text(config.output / "reweighted.json", json.dumps(found, indent=1) + "\n")
+        save(found, config)
     picture(difference, weights, density).savefig(config.output / "reweighted.png", dpi=150)
     if config.record is not None:
         subject = config.subject or then.model
@@ -150,6 +157,11 @@ def run(config: ReweightConfig) -> dict[str, Any]:
     report(found)
     report_events(found.get("events", []))
     return found
+
+
+def save(found: dict[str, Any], config: ReweightConfig) -> None:
+    """The results in `reweighted.json`."""
+    replace_text(config.output / "reweighted.json", json.dumps(found, indent=1) + "\n")
 
 
 class Seen(NamedTuple):

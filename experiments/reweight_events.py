@@ -1,12 +1,13 @@
 """Events in a run of the student by weights: how often the teacher itself would show them.
 
-An event is a frame whose bonds are not those of the first frame: a proton between two oxygen atoms
-counts as bonded to both. Rare frames are looked for in all that were recorded, and only they are
-labelled besides those that stand for the whole run.
+An event is a frame whose bonds are not those of most frames: a proton between two oxygen atoms
+counts as bonded to both. Rare frames are looked for in all that were recorded after the start, and
+only they are labelled besides those that stand for the whole run.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -14,12 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from ase import Atoms
 
-from distill.errors import DatasetError
 from distill.evaluation.results import Figure
 from distill.evaluation.reweighting import BLOCKS, rate_ratio
 from distill.simulation import TrajectoryReader
 from distill.simulation.contacts import bond_reach, bonded, close_pairs
-from simulation_records import CHANGED, LIKELIER
+from simulation_records import CHANGED, LIKELIER, SEARCHED
 
 if TYPE_CHECKING:
     from reweight import ReweightConfig
@@ -43,53 +43,65 @@ class Events(NamedTuple):
     blocks: np.ndarray
 
 
-def find_events(paths: list[Path], config: ReweightConfig) -> list[Events]:
+def find_events(
+    paths: list[Path], config: ReweightConfig, chosen: list[list[Atoms]]
+) -> list[Events]:
     """Events of each length of bonds in the trajectories, one for each replica.
 
-    Raises:
-        DatasetError: bonds of the first frame depend on the length asked for.
+    Args:
+        chosen: frames of each replica that stand for the run: they say what is usual.
     """
     factors = sorted(config.bond_factors)
-    found: dict[float, list[tuple[Atoms, int]]] = {factor: [] for factor in factors}
+    found: list[list[tuple[Atoms, int]]] = [[] for _ in factors]
     searched = 0
-    for replica, path in enumerate(paths):
+    for replica, (path, own_frames) in enumerate(zip(paths, chosen, strict=True)):
         reader = TrajectoryReader(path)
-        reach = bond_reach(reader.atoms, factors[-1])
-        length = sum(len(frames.time) for frames in reader.frames())
-        number, start = 0, None
+        kept = sum(int((frames.time > 1000 * config.start).sum()) for frames in reader.frames())
+        usual = _usual_bonds(own_frames, factors)
+        number = 0
         for frames in reader.frames():
-            for positions, cell in zip(frames.positions, frames.cell, strict=True):
+            for time, positions, cell in zip(
+                frames.time, frames.positions, frames.cell, strict=True
+            ):
+                if time <= 1000 * config.start:
+                    continue
                 atoms = Atoms(reader.atoms.numbers, positions, cell=cell, pbc=reader.atoms.pbc)
-                pairs, lengths = close_pairs(atoms, positions, reach)
-                bonds = [bonded(atoms, pairs, lengths, factor) for factor in factors]
-                if start is None:
-                    start = bonds[0]
-                    if start != bonds[-1]:
-                        raise DatasetError(
-                            f"{path}: the bonds of the first frame are others within {factors[0]:g}"
-                            f" and {factors[-1]:g} sums of covalent radii: choose bond_factors "
-                            "closer to each other, or to the bonds"
-                        )
-                for factor, own in zip(factors, bonds, strict=True):
-                    if own != start:
-                        found[factor].append((atoms, BLOCKS * replica + BLOCKS * number // length))
+                block = BLOCKS * replica + BLOCKS * number // kept
+                for events, own, bonds in zip(found, _bonds(atoms, factors), usual, strict=True):
+                    if own != bonds:
+                        events.append((atoms, block))
                 number += 1
         searched += number
-    chosen = []
     random = np.random.default_rng(0)
-    for factor, events in found.items():
-        kept = events
+    results = []
+    for factor, events in zip(factors, found, strict=True):
+        some = events
         if len(events) > config.frames:
             taken = random.choice(len(events), config.frames, replace=False)
-            kept = [events[number] for number in np.sort(taken)]
-        blocks = np.array([block for _, block in kept], int)
-        chosen.append(Events(factor, len(events), searched, [one for one, _ in kept], blocks))
-    return chosen
+            some = [events[number] for number in np.sort(taken)]
+        blocks = np.array([block for _, block in some], int)
+        results.append(Events(factor, len(events), searched, [one for one, _ in some], blocks))
+    return results
+
+
+def _bonds(atoms: Atoms, factors: list[float]) -> list[set[tuple[int, int]]]:
+    pairs, lengths = close_pairs(atoms, atoms.positions, bond_reach(atoms, factors[-1]))
+    return [bonded(atoms, pairs, lengths, factor) for factor in factors]
+
+
+def _usual_bonds(frames: list[Atoms], factors: list[float]) -> list[set[tuple[int, int]]]:
+    """Pairs that are bonded in more than half of the frames, for each length of bonds."""
+    counts: list[Counter[tuple[int, int]]] = [Counter() for _ in factors]
+    for atoms in frames:
+        for count, own in zip(counts, _bonds(atoms, factors), strict=True):
+            count.update(own)
+    return [{pair for pair, n in count.items() if 2 * n > len(frames)} for count in counts]
 
 
 def weigh_events(
     config: ReweightConfig,
     paths: list[Path],
+    chosen: list[list[Atoms]],
     difference: np.ndarray,
     temperature: float,
     label: Any,
@@ -97,13 +109,14 @@ def weigh_events(
     """How likely events are for the teacher, over the student.
 
     Args:
-        difference: `[R, T]`, eV, teacher less student for frames evenly spread in time.
+        chosen: `T` frames of each of `R` replicas, evenly spread in time.
+        difference: `[R, T]`, eV, teacher less student for these.
         label: `(config, frames) -> (student, teacher)`, energies in eV.
     """
     n_frames = difference.shape[1]
     blocks = np.arange(len(difference))[:, None] * BLOCKS + np.arange(n_frames) * BLOCKS // n_frames
     results = []
-    for events in find_events(paths, config):
+    for events in find_events(paths, config, chosen):
         own: dict[str, Any] = {
             "factor": events.factor,
             "frames": events.counted,
@@ -126,6 +139,7 @@ def event_figures(results: list[dict[str, Any]], case: str, subject: str) -> lis
     for own in results:
         factor = own["factor"]
         figures.append(Figure(case, subject, CHANGED.format(factor), own["frames"], "1"))
+        figures.append(Figure(case, subject, SEARCHED, own["searched"], "1"))
         if own.get("error") is not None:
             spread = own["ratio"] - own["error"], own["ratio"] + own["error"]
             metric = LIKELIER.format(factor)
@@ -141,6 +155,10 @@ def report_events(results: list[dict[str, Any]]) -> None:
             f"{own['searched']} frames"
         )
         if "ratio" in own:
-            error = "unknown (all in one block)" if own["error"] is None else f"{own['error']:.2g}"
+            error = (
+                "unknown (too few stretches of the run hold any)"
+                if own["error"] is None
+                else f"{own['error']:.2g}"
+            )
             line += f"; for the teacher they are {own['ratio']:.3g} times as likely, error {error}"
         print(line)

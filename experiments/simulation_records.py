@@ -26,6 +26,7 @@ SHARE, FRAMES = "effective share of the frames in the teacher's ensemble", "fram
 OF_TEACHER = "density, weighted for the teacher"
 PRESSURE_ON_FRAMES = "pressure against the teacher on equal frames"
 CHANGED = "frames with changed bonds, within {:g} sums of radii"
+SEARCHED = "frames searched for changed bonds"
 LIKELIER = (
     "probability of such frames for the teacher, over the student's, within {:g} sums of radii"
 )

@@ -458,6 +458,21 @@ def test_a_small_box_has_the_images_within_reach_and_no_others(pbc: tuple[int, i
     assert len(found) == len(set(_rounded(found))) < 0.6 * len(every)
 
 
+@pytest.mark.usefixtures("x64")
+def test_a_molecule_may_drift_from_the_middle_of_a_small_box_to_its_corner() -> None:
+    cell = np.eye(3) * 12.0
+    inside = np.random.default_rng(5).random((21, 3)) * 3.5
+    lists = grouped_list(cell, (1, 1, 1), np.arange(21) % 2, 5.0, skin=0.5)
+    middle = lists.allocate(inside + 4.25)
+    assert middle.layout.grid.n_home == 1
+    corner = lists.update(middle, jnp.asarray(inside - 1.75))
+    assert not corner.overflow
+    assert corner.capacity == middle.capacity
+    count = (np.asarray(corner.neighbors) < len(corner.source) - 1).sum()
+    host = neighbor_table(inside, cell, np.ones(3, bool), 5.5)
+    assert count == host.counts.sum()
+
+
 def _rounded(points: np.ndarray) -> list[tuple[float, ...]]:
     return [tuple(point) for point in (np.round(points, 6) + 0.0).tolist()]
 

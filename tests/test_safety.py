@@ -177,6 +177,6 @@ def test_a_stopped_run_can_go_on_with_other_limits(tmp_path, toy_potential):
 def test_settings_are_checked():
     with pytest.raises(ValueError, match="min_distance must be larger than zero and finite"):
         SafetyConfig(min_distance=0.0)
-    with pytest.raises(ValueError, match="bond_time must be larger than zero and finite"):
+    with pytest.raises(ValueError, match="bond_time must be zero or larger and finite"):
         SafetyConfig(bond_time=-1.0)
     assert replace(SafetyConfig(), bonds="stop").bonds == "stop"

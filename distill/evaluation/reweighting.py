@@ -83,10 +83,10 @@ def rate_ratio(
     event_blocks: np.ndarray,
     temperature: float,
 ) -> tuple[float, float]:
-    """How much likelier some frames are in the teacher's ensemble than in the student's, and error.
+    """How many times as likely some frames are for the teacher as for the student, and its error.
 
     It is the mean weight of these frames over that of all; the error is by the jackknife over
-    blocks, and infinite where all the frames are of one block. All frames of a kind are wanted, or
+    blocks, and infinite where fewer than five blocks hold any. All frames of a kind are wanted, or
     a random choice: rare events cost few calls of the teacher.
 
     Args:
@@ -98,11 +98,17 @@ def rate_ratio(
         temperature: K, of the run.
 
     Raises:
-        ValueError: there are no frames of either kind.
+        ValueError: there are no frames of either kind, an energy is not finite, or the temperature
+            is not positive.
     """
     if not len(differences) or not len(event_differences):
         raise ValueError("there are no frames to compare, or none to compare with")
-    shift = differences.mean()
+    if not (np.isfinite(differences).all() and np.isfinite(event_differences).all()):
+        raise ValueError("energies are NaN or infinite: leave such frames out")
+    if not temperature > 0:
+        raise ValueError(f"the temperature must be positive, got {temperature}")
+    # The largest weight is 1; what all have in common cancels.
+    shift = min(differences.min(), event_differences.min())
     every, some = (
         np.exp(-(own - shift) / (BOLTZMANN * temperature))
         for own in (differences, event_differences)
@@ -114,7 +120,7 @@ def rate_ratio(
         return float(some[events].mean() / every[rest].mean())
 
     found = ratio()
-    if len(np.unique(event_blocks)) < 2 or len(np.unique(blocks)) < 2:
+    if len(np.unique(event_blocks)) < BLOCKS or len(np.unique(blocks)) < BLOCKS:
         return found, float("inf")
     left = np.array([ratio(kind) for kind in kinds])
     count = len(kinds)

@@ -98,8 +98,8 @@ def blocks_in_place(
     found: Any = None
     for function, start, end in functions:
         n_blocks = -(-(end - start) // size)
-        if n_blocks == 1 and end - start > size // 2:
-            n_blocks = 2  # A loop: without one, the compiler keeps more arrays apart.
+        if n_blocks == 1 and end - start > size // 2 and (end - start) % 16 == 0:
+            n_blocks = 2  # Without a loop the compiler holds more temporary arrays at once.
         even = -(-(end - start) // n_blocks)
         own = min(end - start, size, -(-even // 8) * 8)
 

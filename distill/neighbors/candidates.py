@@ -86,7 +86,8 @@ class Images(NamedTuple):
         counts: `[S, C + H + 1]` int32, how many there are.
         total: `()` int32, how many images are not padding, rows included.
         numbers: `[D, n]` int32, the extended atom that is the image of each row in each of the
-            cells around, where images out of reach are left out (see `trim`); None elsewhere.
+            cells around, where images out of reach are left out (see `trim`): the next one for
+            images that are, without meaning for cells that have none. None where all are kept.
     """
 
     rows: jax.Array

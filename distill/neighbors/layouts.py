@@ -14,7 +14,7 @@ from distill.neighbors.capacity import bucket
 from distill.neighbors.cell import heights
 from distill.neighbors.grid import Grid
 from distill.neighbors.search import Geometry
-from distill.neighbors.trim import kept_images, trims
+from distill.neighbors.trim import kept_images, trims, usual_images
 
 LARGEST_GRID = 4
 """Home cells, at most about so many per atom: an atom that evaporates costs little."""
@@ -82,8 +82,12 @@ def demand(grid: Grid, species: np.ndarray, positions: np.ndarray, center: np.nd
     images = int(filling[:, grid.home[grid.halo]].sum())
     if trims(grid, len(species)):
         extended = kept_images(grid.geometry, fractional) + 1
-        candidates = np.bincount(species, extended, n_species).astype(np.int64)
-        images = int(extended.sum()) - len(species)
+        # No fewer than of atoms all over the box, so that a cluster may move to its border.
+        even = usual_images(grid.geometry) + 1
+        candidates = np.ceil(
+            np.maximum(np.bincount(species, extended, n_species), even * np.bincount(species))
+        ).astype(np.int64)
+        images = math.ceil(max(extended.sum(), even * len(species))) - len(species)
     return Demand(int(filling.sum(0).max()), candidates, images)
 
 

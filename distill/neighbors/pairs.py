@@ -169,7 +169,7 @@ def find_reverse(
 
     other = images.rows[packed >> layout.bits]
     step = packed & layout.step_mask
-    # In the only cell places are rows.
+    # The only cell has a place for every row, in the order of the rows.
     there = other if n_cells == 1 else reach.places.at[other].get(mode="clip")
     opposite = jnp.asarray(species * n_steps + n_steps - 1, jnp.int32)[:, None] - step
     if images.numbers is None:

@@ -1,7 +1,7 @@
-"""Images out of reach of all atoms are left out in small boxes, where most are.
+"""Images out of reach of the box are left out where it is small, so that most are.
 
-A box of one grid cell has 26 images or more of each atom. Only those within the search radius of
-the box can be neighbours, a third of them in a box of two search radii.
+A periodic box of one grid cell has 26 images of each atom, or more. Only those within the search
+radius of the box can be neighbours: seven of 26 in a cube of two search radii.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ MARGIN = 1e-3
 
 
 MOST_WORDS = 256
-"""Up to so many words of bits for all images they are left out; the loop over words is unrolled."""
+"""Images are left out only where their bits take at most so many words, whose loop is unrolled."""
 
 
 def trims(grid: Grid, n_atoms: int) -> bool:
@@ -35,6 +35,11 @@ def kept_images(geometry: Geometry, fractional: np.ndarray) -> np.ndarray:
     place = fractional - np.floor(fractional)
     along = np.floor(1 + beyond - place) - np.ceil(-beyond - place) + 1
     return np.where(geometry.pbc, along, 1).prod(axis=1).astype(np.int64) - 1
+
+
+def usual_images(geometry: Geometry) -> float:
+    """Images of an atom that are kept, on average over all places in the box."""
+    return float(np.where(geometry.pbc, 1 + 2 * _beyond(geometry), 1).prod()) - 1
 
 
 def trimmed_images(layout: Layout, rows: Rows) -> Images:

@@ -65,7 +65,8 @@ class SafetyConfig:
         for name, value in asdict(self).items():
             if isinstance(value, str) or 0 < value < np.inf or (name == "bond_time" and value == 0):
                 continue
-            raise ValueError(f"{name} must be larger than zero and finite, got {value}")
+            least = "zero or larger" if name == "bond_time" else "larger than zero"
+            raise ValueError(f"{name} must be {least} and finite, got {value}")
 
 
 class Watch:
@@ -214,7 +215,9 @@ class Watch:
             now, before = float(frames.time[t]), self._changed[walker]
             changed = self._bonded(pairs, lengths) ^ self._bonds[walker]
             self._changed[walker] = {pair: before.get(pair, now) for pair in changed}
-            lasting = [p for p, t0 in self._changed[walker].items() if now - t0 >= config.bond_time]
+            lasting = [
+                p for p, t0 in self._changed[walker].items() if now - t0 >= config.bond_time - 1e-6
+            ]
             if lasting:
                 atoms = sorted({i for pair in lasting for i in pair})[:6]
                 since = f" for {config.bond_time:g} fs" if config.bond_time else ""
