@@ -113,11 +113,18 @@ def event_table(records: list[Record]) -> str:
         [
             factor,
             f"{r['value']:.0f} of {plain(records, r, SEARCHED)}",
-            error(ratio) if ratio else "",
+            likelier(r, ratio),
         ]
         for r, factor, ratio in zip(chosen, factors, ratios, strict=True)
     ]
     return table(heads, chosen, rows)
+
+
+def likelier(count: Record, ratio: Record | None) -> str:
+    """The ratio of probabilities; one with frames of too few stretches has no known error."""
+    if ratio is None or not count["value"]:
+        return ""
+    return error(ratio) if ratio["spread"] else f"{error(ratio)}, error unknown"
 
 
 def drift_table(records: list[Record]) -> str:

@@ -140,10 +140,10 @@ def event_figures(results: list[dict[str, Any]], case: str, subject: str) -> lis
         factor = own["factor"]
         figures.append(Figure(case, subject, CHANGED.format(factor), own["frames"], "1"))
         figures.append(Figure(case, subject, SEARCHED, own["searched"], "1"))
-        if own.get("error") is not None:
-            spread = own["ratio"] - own["error"], own["ratio"] + own["error"]
-            metric = LIKELIER.format(factor)
-            figures.append(Figure(case, subject, metric, own["ratio"], "1", spread))
+        if "ratio" in own:
+            ratio, error = own["ratio"], own["error"]
+            spread = None if error is None else (ratio - error, ratio + error)
+            figures.append(Figure(case, subject, LIKELIER.format(factor), ratio, "1", spread))
     return figures
 
 
