@@ -119,7 +119,8 @@ def run(config: ReweightConfig) -> dict[str, Any]:
     frames = read_frames(config, then)
     student, labels = label(config, bundle.student, teacher, frames)
     weights = teacher_weights(student.energy, labels.energy, then.md.temperature)
-    difference = (labels.energy - student.energy) / (BOLTZMANN * then.md.temperature)
+    apart = labels.energy - student.energy
+    difference = apart / (BOLTZMANN * then.md.temperature)
     density = frames_density(frames) if then.md.ensemble in BAROSTATS else None
     averages = {} if density is None else {DENSITY: reweight(density, weights)}
     if np.isfinite(labels.pressure).all():
@@ -141,7 +142,7 @@ def run(config: ReweightConfig) -> dict[str, Any]:
             config,
             simulate.trajectories(replace(then, output=config.run)),
             frames,
-            labels.energy - student.energy,
+            apart,
             then.md.temperature,
             lambda part, some: [
                 own.energy[0] for own in label(part, bundle.student, teacher, [some])

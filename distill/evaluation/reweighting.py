@@ -62,10 +62,7 @@ def teacher_weights(
         raise ValueError(
             f"energies must be [R, T] both, got {student_energy.shape} and {teacher_energy.shape}"
         )
-    if not (np.isfinite(student_energy).all() and np.isfinite(teacher_energy).all()):
-        raise ValueError("energies are NaN or infinite: leave such frames out")
-    if not temperature > 0:
-        raise ValueError(f"the temperature must be positive, got {temperature}")
+    _check(temperature, student_energy, teacher_energy)
     exponent = (student_energy - teacher_energy) / (BOLTZMANN * temperature)
     weights = np.exp(exponent - exponent.max())
     return np.asarray(weights / weights.sum())
@@ -103,10 +100,7 @@ def rate_ratio(
     """
     if not len(differences) or not len(event_differences):
         raise ValueError("there are no frames to compare, or none to compare with")
-    if not (np.isfinite(differences).all() and np.isfinite(event_differences).all()):
-        raise ValueError("energies are NaN or infinite: leave such frames out")
-    if not temperature > 0:
-        raise ValueError(f"the temperature must be positive, got {temperature}")
+    _check(temperature, differences, event_differences)
     # The largest weight is 1; what all have in common cancels.
     shift = min(differences.min(), event_differences.min())
     every, some = (
@@ -122,9 +116,7 @@ def rate_ratio(
     found = ratio()
     if len(np.unique(event_blocks)) < BLOCKS or len(np.unique(blocks)) < BLOCKS:
         return found, float("inf")
-    left = np.array([ratio(kind) for kind in kinds])
-    count = len(kinds)
-    return found, float(np.sqrt((count - 1) / count * ((left - left.mean()) ** 2).sum()))
+    return found, float(_jackknife(np.array([ratio(kind) for kind in kinds])))
 
 
 def reweight(values: np.ndarray, weights: np.ndarray, blocks: int = BLOCKS) -> Reweighted:
@@ -160,7 +152,18 @@ def reweight(values: np.ndarray, weights: np.ndarray, blocks: int = BLOCKS) -> R
         return np.stack([plain, weighted, plain - weighted], axis=-1)
 
     found, left = averages(whole), averages(without)
-    count = len(sums)
-    errors = np.sqrt((count - 1) / count * ((left - left.mean(0)) ** 2).sum(0))
-    pairs = [float(x) for pair in zip(found, errors, strict=True) for x in pair]
+    pairs = [float(x) for pair in zip(found, _jackknife(left), strict=True) for x in pair]
     return Reweighted(*pairs)
+
+
+def _check(temperature: float, *energies: np.ndarray) -> None:
+    if not all(np.isfinite(own).all() for own in energies):
+        raise ValueError("energies are NaN or infinite: leave such frames out")
+    if not temperature > 0:
+        raise ValueError(f"the temperature must be positive, got {temperature}")
+
+
+def _jackknife(left: np.ndarray) -> np.ndarray:
+    """Standard errors from estimates `[blocks, ...]` that each leave out one block."""
+    count = len(left)
+    return np.asarray(np.sqrt((count - 1) / count * ((left - left.mean(0)) ** 2).sum(0)))
