@@ -24,6 +24,7 @@ from distill.kernels.moment_blocks import (
     element_runs,
     moment_blocks,
 )
+from distill.kernels.packed import Packed, pack, summed, unpack
 from distill.neighbors.grouped import GroupedList, extended_positions, grouped_list
 from distill.shared_rows import Share, on_devices
 
@@ -129,7 +130,7 @@ def _evaluate(
     groups: tuple[int, ...],
     rows: np.ndarray,
     with_virial: bool,
-) -> tuple[jax.Array, jax.Array, Components, jax.Array | None]:
+) -> tuple[jax.Array, jax.Array, Packed, jax.Array | None]:
     """Energies, features, gradient and virials of rows of the elements `rows`, sorted.
 
     Args:
@@ -142,15 +143,15 @@ def _evaluate(
         with_virial: whether virials are wanted.
     """
     # Gathers of numbers are faster than gathers of rows of three.
-    axes = [extended[:, axis] for axis in range(3)]
+    everyone = pack(*extended.T)
 
     def vectors(given: tuple[jax.Array, jax.Array]) -> Components:
         others, own = given
-        x, y, z = (
-            axis.at[others].get(mode="promise_in_bounds") - own[:, number, None]
-            for number, axis in enumerate(axes)
+        parts = zip(everyone, pack(*own.T), strict=True)
+        level, z = (
+            there.at[others].get(mode="promise_in_bounds") - here[:, None] for there, here in parts
         )
-        return x, y, z
+        return unpack((level, z))
 
     others = np.repeat(np.arange(len(groups), dtype=np.int32), groups)
     if kernel is blocked:
@@ -166,25 +167,25 @@ def _evaluate(
     (energies, features), whole = kernel(model, every, others, filled, rows)
     within = jnp.where(filled[..., None], every, 0)
     virials = jnp.einsum("nka,nkb->nab", within, whole) if with_virial else None
-    return energies, features, (whole[..., 0], whole[..., 1], whole[..., 2]), virials
+    return energies, features, pack(whole[..., 0], whole[..., 1], whole[..., 2]), virials
 
 
 def _by_weights_alone(*_: Any) -> Any:
     raise NotImplementedError("grouped lists serve kernels that evaluate a model by its weights")
 
 
-def gathered_forces(gradient: Components, reverse: jax.Array) -> jax.Array:
-    """Forces `[n, 3]` from the gradient by each pair's vector, `[n, K]` for each axis.
+def gathered_forces(gradient: Packed, reverse: jax.Array) -> jax.Array:
+    """Forces `[n, 3]` from the gradient by each pair's vector, packed, `[n, K]`.
 
     `reverse` `[n, K]` says where the mirrored pair is, `n * K` for none.
     """
-    flat = [axis.reshape(-1) for axis in gradient]
+    flat = [part.reshape(-1) for part in gradient]
 
-    def forces(rows: tuple[Components, jax.Array]) -> jax.Array:
+    def forces(rows: tuple[Packed, jax.Array]) -> jax.Array:
         own, there = rows
-        mirrored = (axis.at[there].get(mode="fill", fill_value=0) for axis in flat)
-        parts = [(one - other).sum(axis=1) for one, other in zip(own, mirrored, strict=True)]
-        return jnp.stack(parts, axis=-1)
+        mirrored = (part.at[there].get(mode="fill", fill_value=0) for part in flat)
+        level, z = (one - other for one, other in zip(own, mirrored, strict=True))
+        return summed((level, z))
 
     # Differences of few rows at a time stay in the cache.
     return blocks_in_place([(forces, 0, len(reverse))], (gradient, reverse), FORCE_ROWS)

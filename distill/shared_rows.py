@@ -16,10 +16,10 @@ from jax.sharding import Mesh, PartitionSpec
 
 from distill.kernels.moment_blocks import (
     FORCE_ROWS,
-    Components,
     blocks_in_place,
     element_runs,
 )
+from distill.kernels.packed import Packed, summed
 
 AXIS = "rows"
 """Name of the axis of the devices."""
@@ -86,15 +86,15 @@ class Share:
             found = jax.lax.dynamic_update_slice_in_dim(found, there + own, begin, 0)
         return found
 
-    def forces(self, gradient: Components, reverse: jax.Array) -> jax.Array:
+    def forces(self, gradient: Packed, reverse: jax.Array) -> jax.Array:
         """What the pairs of this share add to the forces `[n, 3]` by row, in eV/Å.
 
         Args:
-            gradient: by each pair's vector, `[b, K]` for each axis.
+            gradient: by each pair's vector, packed, `[b, K]`.
             reverse: `[n, K]`, see `GroupedList`.
         """
         slots = reverse.shape[1]
-        flat = [axis.reshape(-1) for axis in gradient]
+        flat = [part.reshape(-1) for part in gradient]
         outside = np.int32(len(flat[0]))
 
         def mirrored(there: jax.Array) -> jax.Array:
@@ -104,11 +104,11 @@ class Share:
             ):
                 counts = (there >= first * slots) & (there < end * slots)
                 here = jnp.where(counts, there - (begin - place) * slots, here)
-            parts = (axis.at[here].get(mode="fill", fill_value=0).sum(axis=1) for axis in flat)
-            return -jnp.stack(list(parts), axis=-1)
+            level, z = (part.at[here].get(mode="fill", fill_value=0) for part in flat)
+            return -summed((level, z))
 
         others: jax.Array = blocks_in_place([(mirrored, 0, len(reverse))], reverse, FORCE_ROWS)
-        return others + self.spread(jnp.stack([axis.sum(axis=1) for axis in gradient], axis=-1))
+        return others + self.spread(summed(gradient))
 
 
 def on_devices(

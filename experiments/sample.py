@@ -23,12 +23,14 @@ from distill.potential import Potential
 from distill.sampling import (
     MDSamplingConfig,
     RattleConfig,
+    SqueezeConfig,
     SystemConfig,
     TreeConfig,
     make_systems,
     remove_duplicates,
     sample_by_md,
     sample_rattled,
+    sample_squeezed,
     sample_tree,
     select_diverse,
     spread_order,
@@ -54,6 +56,7 @@ class SampleConfig:
         md: molecular dynamics, every start at every temperature.
         tree: a family tree of displaced and partly relaxed structures from every start.
         rattle: displaced and strained copies of every start; needs no potential.
+        squeeze: copies of every start with atoms pushed together; needs no potential.
         select: so many of the most diverse structures are kept; 0 keeps all but duplicates. All
             stay in a file beside `output`, whose name ends in `_all`.
         spread: order the structures so that every beginning of the file is spread evenly over the
@@ -66,6 +69,7 @@ class SampleConfig:
     md: MDSamplingConfig | None = None
     tree: TreeConfig | None = None
     rattle: RattleConfig | None = None
+    squeeze: SqueezeConfig | None = None
     select: int = 0
     spread: bool = False
     output: Path = Path("structures.h5")
@@ -78,14 +82,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(config: SampleConfig) -> Dataset:
     """The structures, which are also in `config.output`."""
-    if config.md is config.tree is config.rattle is None:
-        raise ConfigError("give at least one of md, tree and rattle: there is nothing to sample")
+    if config.md is config.tree is config.rattle is config.squeeze is None:
+        raise ConfigError(
+            "give at least one of md, tree, rattle and squeeze: there is nothing to sample"
+        )
     parts = []
     for number, (system, atoms) in enumerate(make_systems(config.system).items()):
         shift = 100_000 * number
         if config.rattle is not None:
             rattled = replace(config.rattle, seed=config.rattle.seed + shift)
             parts.append(sample_rattled(atoms, rattled, system=system))
+        if config.squeeze is not None:
+            squeezed = replace(config.squeeze, seed=config.squeeze.seed + shift)
+            parts.append(sample_squeezed(atoms, squeezed, system=system))
         if config.md is None and config.tree is None:
             continue
         make_potential, name = find_potential(config.potential)

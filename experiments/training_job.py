@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -31,6 +31,8 @@ class TrainConfig:
         test: file with the held-out structures; without it a share of `datasets` is held out.
         trajectories: only those whose name fits this pattern (`*` and `?` as in a shell).
         split: shares of `datasets`; whole trajectories go to one part.
+        duplicates: what to do with a structure of several parts, such as the common start of runs:
+            `raise`, or `drop` it from all but the first.
         n_train: most training structures, spread evenly over the trajectories; 0 takes all.
         nested: choose them so that a smaller `n_train` is a subset of a larger one (data curves).
         student: architecture or size, cutoff, options.
@@ -44,6 +46,7 @@ class TrainConfig:
     test: Path | None = None
     trajectories: str = "*"
     split: SplitConfig = field(default_factory=SplitConfig)
+    duplicates: Literal["raise", "drop"] = "raise"
     n_train: int = 0
     nested: bool = False
     student: StudentConfig = field(default_factory=StudentConfig)
@@ -87,7 +90,7 @@ def load_data(config: TrainConfig) -> Data:
     parts = {
         name: own[chosen]
         for name, chosen in split_by_trajectory(
-            dataset.subset(own), shares, seed=config.seed
+            dataset.subset(own), shares, config.seed, config.duplicates
         ).items()
     }
     if config.test is not None:

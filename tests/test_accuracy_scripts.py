@@ -13,8 +13,9 @@ import optuna
 import pytest
 from builders import small_student
 
-from distill.data import load, save
-from distill.errors import ConfigError, TrainingError
+from distill.data import concatenate, load, save
+from distill.data.joining import structure_hashes
+from distill.errors import ConfigError, DatasetError, TrainingError
 from distill.evaluation.results import read_records
 from distill.students import load_bundle, save_bundle
 from distill.training import TrainingConfig
@@ -89,8 +90,21 @@ def test_train_and_evaluate(script, folder, monkeypatch, capsys):
     assert "holds a run on other data" in capsys.readouterr().err
     assert json.loads((run / "split.json").read_text()) == split
     save(whole, train.SMOKE_DATA)
-    # Nested subsets of the same training structures.
+    # A structure that is in two parts: an error, or left out of the second.
     job = script("training_job")
+    names = np.array([f"run {i}" for i in range(len(whole))])
+    twice = concatenate(
+        [replace(whole, trajectory=names), replace(whole, trajectory=np.char.add(names, " again"))]
+    )
+    save(twice, folder / "twice.h5")
+    shares = job.SplitConfig(train=0.5, validation=0.25, test=0.25)
+    copies = job.TrainConfig(datasets=[folder / "twice.h5"], split=shares)
+    with pytest.raises(DatasetError, match="duplicates=drop"):
+        job.load_data(copies)
+    parts = job.load_data(replace(copies, duplicates="drop")).parts
+    hashes = {name: set(structure_hashes(twice)[own]) for name, own in parts.items()}
+    assert not hashes["train"] & (hashes["validation"] | hashes["test"])
+    # Nested subsets of the same training structures.
     config = job.TrainConfig(
         datasets=[train.SMOKE_DATA], split=job.SplitConfig(train=0.5, validation=0.25, test=0.25)
     )
@@ -128,8 +142,13 @@ def test_sampling_without_a_potential(script, folder, monkeypatch, capsys):
         np.testing.assert_allclose(
             spread.structure(start).positions, dataset.structure(last_frame).positions
         )
+    squeeze = [arguments[0], "squeeze={copies: 3, closest: 0.8}", f"output={folder / 'near.h5'}"]
+    assert sample.main(squeeze) == 0
+    near = load(folder / "near.h5")
+    assert len(near) == 2 * (1 + 3)
+    assert sum(origin.startswith("squeeze:Cu-Cu:") for origin in near.origin) == 6
     assert sample.main(arguments[:1]) == 1
-    assert "at least one of md, tree and rattle" in capsys.readouterr().err
+    assert "at least one of md, tree, rattle and squeeze" in capsys.readouterr().err
 
 
 def test_sampling_with_a_student(script, tmp_path):

@@ -18,6 +18,7 @@ from ase import Atoms
 from distill.evaluation.roofline import Work, count_flops, size_in_bytes
 from distill.grouped_potential import gathered_forces
 from distill.kernels import Kernel, RowModel
+from distill.kernels.packed import Packed, pack, unpack
 from distill.neighbors.grouped import extended_positions, grouped_list
 from distill.potential import Potential
 from distill.simulation import MDConfig, make_block, make_integrator
@@ -55,15 +56,15 @@ def dense_parts(student: Student, atoms: Atoms, kernel: Kernel) -> list[Part]:
     rows = np.sort(lists.species)
     slots = np.repeat(np.arange(len(nbrs.groups), dtype=np.int32), nbrs.groups)
 
-    def gather(positions: jax.Array, nbrs: Any) -> tuple[jax.Array, ...]:
-        extended = extended_positions(nbrs, positions, cell)
-        return tuple(
-            axis.at[nbrs.neighbors].get(mode="promise_in_bounds") - axis[:n, None]
-            for axis in (extended[:, number] for number in range(3))
+    def gather(positions: jax.Array, nbrs: Any) -> Packed:
+        level, z = (
+            part.at[nbrs.neighbors].get(mode="promise_in_bounds") - part[:n, None]
+            for part in pack(*extended_positions(nbrs, positions, cell).T)
         )
+        return level, z
 
-    components = jax.jit(gather)(positions, nbrs)
-    vectors = jnp.stack(components, axis=-1)
+    packed = jax.jit(gather)(positions, nbrs)
+    vectors = jnp.stack(unpack(packed), axis=-1)
     filled = nbrs.neighbors < len(extended_positions(nbrs, positions, cell)) - 1
     model = _row_model(student)
 
@@ -97,7 +98,7 @@ def dense_parts(student: Student, atoms: Atoms, kernel: Kernel) -> list[Part]:
         Part(
             "force assembly",
             gathered_forces,
-            (components, nbrs.reverse),
+            (packed, nbrs.reverse),
             Work(2 * vectors.size, size + size_in_bytes(nbrs.reverse, positions)),
         ),
     ]

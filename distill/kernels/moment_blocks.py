@@ -12,6 +12,7 @@ import numpy as np
 from distill.kernels.contract import Species
 from distill.kernels.kept import kept
 from distill.kernels.moment import MomentWeights, moment_terms
+from distill.kernels.packed import Packed, pack
 from distill.kernels.pair_slopes import cartesian, slopes_by_sums
 from distill.kernels.pair_terms import component_terms
 
@@ -34,7 +35,7 @@ def moment_blocks(
     *,
     with_virials: bool = False,
     in_place: bool = False,
-) -> tuple[jax.Array, jax.Array, Components, jax.Array | None]:
+) -> tuple[jax.Array, jax.Array, Any, jax.Array | None]:
     """Energies `[b]` (eV), last features `[b, H]`, gradient (eV/Å) and virials of sorted rows.
 
     Virials `[b, 3, 3]` are the sums over the slots of a row of vector ⊗ gradient, in eV.
@@ -48,8 +49,9 @@ def moment_blocks(
         runs: `(element, start, end)` of the rows, see `element_runs`.
         with_virials: whether to sum them; None is returned in their place otherwise.
         in_place: write the results of all elements into arrays that are made once, which takes half
-            the memory. Reverse differentiation of it is slow.
+            the memory; the gradient is packed. Reverse differentiation of it is slow.
     """
+    shaped = pack if in_place else _alone
     parts, functions = [], []
     for element, start, end in runs:
 
@@ -62,9 +64,9 @@ def moment_blocks(
                 weights, terms, neighbor_species, own, slopes_by_sums
             )
             if not with_virials:
-                return energies, features, cartesian(terms, slopes), None
+                return energies, features, shaped(*cartesian(terms, slopes)), None
             gradient = kept(lambda: cartesian(terms, slopes), x)
-            return energies, features, gradient, _virials((x, y, z), gradient)
+            return energies, features, shaped(*gradient), _virials((x, y, z), gradient)
 
         if in_place:
             functions.append((block, start, end))
@@ -72,12 +74,16 @@ def moment_blocks(
         mine = jax.tree.map(lambda array, own=slice(start, end): array[own], rows)
         parts.append(in_blocks(block, mine, BLOCK_ROWS))
     if in_place:
-        written: tuple[jax.Array, jax.Array, Components, jax.Array | None]
+        written: tuple[jax.Array, jax.Array, Packed, jax.Array | None]
         written = blocks_in_place(functions, rows, BLOCK_ROWS)
         return written
     joined: tuple[jax.Array, jax.Array, Components, jax.Array | None]
     joined = jax.tree.map(lambda *own: jnp.concatenate(own), *parts)
     return joined
+
+
+def _alone(x: jax.Array, y: jax.Array, z: jax.Array) -> Components:
+    return x, y, z
 
 
 def _virials(vectors: Components, gradient: Components) -> jax.Array:
@@ -94,7 +100,7 @@ def blocks_in_place(
     """
     count = len(jax.tree.leaves(rows)[0])
     # Overwritten throughout. A constant would be made, and hold memory, before rows are there.
-    anything = jax.tree.leaves(rows)[0].reshape(-1)[0]
+    anything = jnp.real(jax.tree.leaves(rows)[0].reshape(-1)[0])
     found: Any = None
     for function, start, end in functions:
         n_blocks = -(-(end - start) // size)

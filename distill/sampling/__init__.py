@@ -6,6 +6,7 @@ from distill.sampling.molecular_dynamics import MDSamplingConfig, sample_by_md
 from distill.sampling.ordering import spread_order
 from distill.sampling.packing import make_crystal, pack_liquid, read_structure
 from distill.sampling.rattle import rattle
+from distill.sampling.squeezed import SqueezeConfig, sample_squeezed
 from distill.sampling.strained import RattleConfig, sample_rattled
 from distill.sampling.systems import (
     CrystalConfig,
@@ -23,6 +24,7 @@ __all__ = [
     "LiquidConfig",
     "MDSamplingConfig",
     "RattleConfig",
+    "SqueezeConfig",
     "SystemConfig",
     "TreeConfig",
     "farthest_points",
@@ -35,6 +37,7 @@ __all__ = [
     "remove_duplicates",
     "sample_by_md",
     "sample_rattled",
+    "sample_squeezed",
     "sample_tree",
     "select_diverse",
     "spread_order",
