@@ -21,6 +21,7 @@ from distill.evaluation.results import read_records, replace_text
 from report_results import DOCS, digits, fill, origin
 from simulation_records import (
     ATTAINABLE,
+    BARRIER,
     CHANGED,
     DENSITY,
     DEVIATION,
@@ -28,6 +29,7 @@ from simulation_records import (
     DRIFT,
     EVENTS,
     FRAMES,
+    HOLES,
     ITSELF,
     LENGTH,
     LIKELIER,
@@ -37,6 +39,7 @@ from simulation_records import (
     RUNS,
     SEARCHED,
     SHARE,
+    WALL_ERROR,
     read_curves,
 )
 
@@ -67,6 +70,7 @@ def tables(records: list[Record], pictures: list[tuple[str, str]]) -> dict[str, 
     return {
         "runs": runs_table(records),
         "events": event_table(records),
+        "walls": wall_table(records),
         "drift": drift_table(records),
         "overlaps": overlap_table(records),
         "bulk": bulk_table(records),
@@ -125,6 +129,19 @@ def likelier(count: Record, ratio: Record | None) -> str:
     if ratio is None or not count["value"]:
         return ""
     return error(ratio) if ratio["spread"] else f"{error(ratio)}, error unknown"
+
+
+def wall_table(records: list[Record]) -> str:
+    """Atoms pushed together, student against teacher."""
+    chosen = [r for r in records if r["metric"] == WALL_ERROR]
+    heads = "| case | student | largest error (eV) | hole | barrier before it (eV) |"
+    rows = []
+    for r in chosen:
+        hole = find(records, r, HOLES)
+        there = hole is not None and hole["value"] > 0
+        barrier = plain(records, r, BARRIER) if there else ""
+        rows.append([digits(r["value"]), "yes" if there else "no", barrier])
+    return table(heads, chosen, rows)
 
 
 def drift_table(records: list[Record]) -> str:

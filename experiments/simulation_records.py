@@ -30,6 +30,8 @@ SEARCHED = "frames searched for changed bonds"
 LIKELIER = (
     "probability of such frames for the teacher, over the student's, within {:g} sums of radii"
 )
+WALL_ERROR = "largest error of the energy of a contact"
+HOLES, BARRIER = "holes on the way", "barrier before the hole"
 DIFFUSION = "diffusion of "
 PER_NS = "meV/atom/ns"
 

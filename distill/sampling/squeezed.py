@@ -106,40 +106,89 @@ def sample_squeezed(atoms: Atoms, config: SqueezeConfig, *, system: str | None =
     )
 
 
-def _squeeze(atoms: Atoms, config: SqueezeConfig, rng: np.random.Generator) -> str:
-    """Push one pair of `atoms` together, in place; says which, or nothing where none could be."""
-    floor = config.closest * _sums_of_radii(atoms)
-    i, j, vectors = _pairs(atoms, config.reach)
+@dataclass(frozen=True)
+class Contacts:
+    """Pairs that can be pushed together: of different molecules, or not bonded where all is one.
+
+    Attributes:
+        first: `[P]`, atom.
+        second: `[P]`, atom.
+        vectors: `[P, 3]`, Å, from the first to the second, through the boundary where that is near.
+        molecule: `[n]`, number of the molecule of each atom.
+        bonds: `[B, 2]`, bonded atoms, both ways.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    vectors: np.ndarray
+    molecule: np.ndarray
+    bonds: np.ndarray
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Distances `[P]`, Å."""
+        return np.asarray(np.linalg.norm(self.vectors, axis=1))
+
+    @property
+    def has_molecules(self) -> bool:
+        """Whether there are several molecules or free atoms, not a network or a single one."""
+        return bool(self.molecule.max(initial=0) > 0)
+
+    def pushed(self, atoms: Atoms, pair: int, length: float, whole: bool) -> Atoms:
+        """A copy with a pair at another distance in Å, for which both sides move equally far.
+
+        With `whole` their molecules move, else the two atoms.
+        """
+        vector = self.vectors[pair]
+        step = 0.5 * (1 - length / np.linalg.norm(vector)) * vector
+        moved = atoms.copy()
+        for atom, along in ((self.first[pair], step), (self.second[pair], -step)):
+            moved.positions[self.molecule == self.molecule[atom] if whole else atom] += along
+        return moved
+
+
+def find_contacts(atoms: Atoms, reach: float) -> Contacts:
+    """Pairs within `reach`, Å; each is there in both directions."""
+    i, j, vectors = _pairs(atoms, max(reach, BOND_FACTOR * float(sums_of_radii(atoms).max())))
     lengths = np.linalg.norm(vectors, axis=1)
-    bonds = lengths < BOND_FACTOR * _sums_of_radii(atoms)[i, j]
+    bonds = lengths < BOND_FACTOR * sums_of_radii(atoms)[i, j]
     graph = coo_array((np.ones(bonds.sum()), (i[bonds], j[bonds])), shape=(len(atoms),) * 2)
     count, molecule = connected_components(graph, directed=False)
     apart = molecule[i] != molecule[j] if count > 1 else ~bonds & (i != j)
-    usable = np.flatnonzero(apart & (lengths > floor[i, j]))
-    floor[i[bonds], j[bonds]] = MIN_RELATIVE_DISTANCE * lengths[bonds]
-    kinds = np.sort(atoms.numbers[np.stack([i, j], axis=1)], axis=1)
+    chosen = apart & (lengths < reach)
+    return Contacts(
+        i[chosen], j[chosen], vectors[chosen], molecule, np.stack([i[bonds], j[bonds]], axis=1)
+    )
+
+
+def sums_of_radii(atoms: Atoms) -> np.ndarray:
+    """Covalent radii of all pairs, added: `[n, n]`, Å."""
+    radii = covalent_radii[atoms.numbers]
+    return np.asarray(radii[:, None] + radii)
+
+
+def _squeeze(atoms: Atoms, config: SqueezeConfig, rng: np.random.Generator) -> str:
+    """Push one pair of `atoms` together, in place; says which, or nothing where none could be."""
+    contacts = find_contacts(atoms, config.reach)
+    floor = config.closest * sums_of_radii(atoms)
+    least, lengths = floor[contacts.first, contacts.second], contacts.lengths
+    usable = np.flatnonzero(lengths > least)
+    bonds = tuple(contacts.bonds.T)
+    floor[bonds] = np.minimum(floor, MIN_RELATIVE_DISTANCE * sums_of_radii(atoms))[bonds]
+    kinds = np.sort(atoms.numbers[np.stack([contacts.first, contacts.second], axis=1)], axis=1)
     choices = np.unique(kinds[usable], axis=0)
     for _ in range(ATTEMPTS if len(usable) else 0):
         kind = choices[rng.integers(len(choices))]
-        pair = rng.choice(usable[(kinds[usable] == kind).all(axis=1)])
-        first, second = int(i[pair]), int(j[pair])
-        target = rng.uniform(floor[first, second], lengths[pair])
-        step = 0.5 * (1 - target / lengths[pair]) * vectors[pair]
-        whole = count > 1 and rng.random() < 0.5
-        tried = atoms.copy()
-        tried.positions[molecule == molecule[first] if whole else first] += step
-        tried.positions[molecule == molecule[second] if whole else second] -= step
+        pair = int(rng.choice(usable[(kinds[usable] == kind).all(axis=1)]))
+        length = rng.uniform(least[pair], lengths[pair])
+        whole = contacts.has_molecules and rng.random() < 0.5
+        tried = contacts.pushed(atoms, pair, length, whole)
         if _has_room(tried, floor):
             atoms.positions = tried.positions
-            names = "-".join(sorted(np.asarray(atoms.get_chemical_symbols())[[first, second]]))
-            return f"{names}:{target:.2f}A"
+            symbols = np.asarray(atoms.get_chemical_symbols())
+            names = "-".join(sorted(symbols[[contacts.first[pair], contacts.second[pair]]]))
+            return f"{names}:{length:.2f}A"
     return ""
-
-
-def _sums_of_radii(atoms: Atoms) -> np.ndarray:
-    """`[n, n]`, Å."""
-    radii = covalent_radii[atoms.numbers]
-    return np.asarray(radii[:, None] + radii)
 
 
 def _pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

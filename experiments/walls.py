@@ -1,0 +1,168 @@
+"""Do atoms of the student repel each other as the teacher's do, or does its energy fall?
+
+    python experiments/walls.py bundle=runs/x/student structure=frame.xyz
+    python experiments/walls.py --smoke
+
+Pushes the nearest pair of each two elements together, by whole molecules and by the atoms alone,
+and compares the energies of student and teacher on the way. A student whose energy falls where the
+teacher's rises has a hole, into which a long or hot run collapses: label close contacts
+(`squeeze` of `sample.py`) and train on. Writes `walls.json` and `walls.png`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from matplotlib.figure import Figure as Picture
+
+import train
+from bundle_teacher import teacher_of
+from distill.errors import ConfigError, TeacherError
+from distill.evaluation.approach import Approach, Wall, approaches, compare_walls
+from distill.evaluation.plots import BLUE, GREY
+from distill.evaluation.results import Figure, record_figures, replace_text
+from distill.students import load_bundle
+from script import command_of, run_script
+from simulation_records import BARRIER, HOLES, WALL_ERROR
+from simulation_start import read_start
+
+SMOKE = (
+    f"bundle={train.SMOKE_RUN}/student",
+    "structure=CH3CH2OH",
+    "teacher=fennol:models/demo_chno.fnx",
+    "step=0.2",
+    "output=runs/smoke/walls",
+)
+
+
+@dataclass(frozen=True)
+class WallsConfig:
+    """Settings.
+
+    Attributes:
+        bundle: the student.
+        structure: file whose last frame is the start, or a molecule that ASE knows.
+        teacher: see `distill.teachers.load`; that of the bundle by default.
+        closest: shortest distance, in sums of covalent radii.
+        step: Å, the largest between two distances.
+        up_to: eV, rise of the teacher's energy up to which errors count.
+        batch_size: structures per call of student and teacher.
+        output: folder.
+        record: JSON file to which the figures are added.
+        case: name of what was pushed in the records.
+        subject: name of the student there; its bundle's by default.
+    """
+
+    bundle: Path
+    structure: str
+    teacher: str = ""
+    closest: float = 0.8
+    step: float = 0.05
+    up_to: float = 5.0
+    batch_size: int = 32
+    output: Path = Path("runs/walls")
+    record: Path | None = None
+    case: str = "close contacts"
+    subject: str = ""
+
+    def __post_init__(self) -> None:
+        if not (self.closest > 0 and self.step > 0 and self.up_to > 0 and self.batch_size > 0):
+            raise ConfigError("closest, step, up_to and batch_size must be positive")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Compare; returns the exit status, 0 also where there are holes."""
+    arguments = sys.argv[1:] if argv is None else argv
+    if "--smoke" in arguments and not (train.SMOKE_RUN / "student").is_dir():
+        train.main(["--smoke"])
+    return run_script(WallsConfig, run, arguments, description=__doc__, smoke_overrides=SMOKE)
+
+
+def run(config: WallsConfig) -> dict[str, Any]:
+    """What is in `walls.json`."""
+    bundle = load_bundle(config.bundle)
+    teacher = teacher_of(bundle, config.teacher, config.bundle)
+    ways = approaches(read_start(config.structure), config.closest, config.step)
+    walls = []
+    for way in ways:
+        student = energies(bundle.student, way.structures, config.batch_size)
+        theirs = energies(teacher, way.structures, config.batch_size)
+        walls.append(compare_walls(way.distances, student, theirs, config.up_to))
+        report(way, walls[-1])
+    found = {
+        "bundle": str(config.bundle),
+        "structure": config.structure,
+        "approaches": [wall.record(way) for way, wall in zip(ways, walls, strict=True)],
+    }
+    config.output.mkdir(parents=True, exist_ok=True)
+    replace_text(config.output / "walls.json", json.dumps(found, indent=1) + "\n")
+    picture(ways, walls, config.up_to).savefig(config.output / "walls.png", dpi=150)
+    if config.record is not None:
+        figures = wall_figures(ways, walls, config.case, config.subject or str(config.bundle))
+        record_figures(figures, config.record, command_of("walls", config))
+    return found
+
+
+def energies(model: Any, structures: Sequence[Atoms], batch_size: int) -> np.ndarray:
+    """Energies `[D]` of a student or teacher, eV."""
+    parts = [
+        model.label(structures[first : first + batch_size]).energy
+        for first in range(0, len(structures), batch_size)
+    ]
+    found = np.concatenate(parts)
+    if not np.isfinite(found).all():
+        raise TeacherError("an energy is NaN or infinite: give a larger closest")
+    return found
+
+
+def report(way: Approach, wall: Wall) -> None:
+    """One line for one pair."""
+    hole = "no hole"
+    if wall.falls_at is not None:
+        hole = f"a hole at {wall.falls_at:.2f} Å, behind a barrier of {wall.barrier:.2f} eV"
+    print(
+        f"{way.name} (atoms {way.atoms[0]} and {way.atoms[1]}, from {way.distances[0]:.2f} Å): "
+        f"largest error {wall.largest_error:.2f} eV, {hole}"
+    )
+
+
+def wall_figures(
+    ways: Sequence[Approach], walls: Sequence[Wall], case: str, subject: str
+) -> list[Figure]:
+    """For the records; where there is no hole there is no barrier."""
+    figures = []
+    for way, wall in zip(ways, walls, strict=True):
+        own = f"{case}, {way.name}"
+        figures.append(Figure(own, subject, WALL_ERROR, wall.largest_error, "eV"))
+        figures.append(Figure(own, subject, HOLES, int(wall.barrier is not None), "1"))
+        if wall.barrier is not None:
+            figures.append(Figure(own, subject, BARRIER, wall.barrier, "eV"))
+    return figures
+
+
+def picture(ways: Sequence[Approach], walls: Sequence[Wall], up_to: float) -> Picture:
+    """Both energies along every approach."""
+    columns = min(len(ways), 3)
+    rows = -(-len(ways) // columns)
+    figure = Picture(figsize=(3.3 * columns, 2.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels[len(ways) :]:
+        panel.set_visible(False)
+    for panel, way, wall in zip(panels, ways, walls, strict=False):
+        panel.plot(way.distances, wall.teacher, color=GREY, linewidth=3, label="teacher")
+        panel.plot(way.distances, wall.student, color=BLUE, label="student")
+        panel.set(title=way.name, xlabel="distance (Å)", ylabel="energy (eV)")
+        panel.set_ylim(min(-0.4 * up_to, wall.teacher.min()), 2 * up_to)
+    panels[0].legend(frameon=False)
+    return figure
+
+
+if __name__ == "__main__":
+    sys.exit(main())

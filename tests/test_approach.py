@@ -1,0 +1,106 @@
+"""Atoms pushed together: what is compared, and what counts as a hole."""
+
+import importlib
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import molecule
+from ase.calculators.lj import LennardJones
+from builders import small_student, water_box
+
+from distill.errors import UnsupportedStructureError
+from distill.evaluation.approach import approaches, compare_walls
+from distill.students import save_bundle
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+
+
+def test_the_nearest_pairs_come_together_in_even_steps():
+    atoms = water_box(2)
+    ways = approaches(atoms, closest=0.9, step=0.1)
+    names = [f"{pair}, {what}" for pair in ("H-H", "H-O", "O-O") for what in ("molecules", "atoms")]
+    assert sorted(way.name for way in ways) == sorted(names)
+    distances = atoms.get_all_distances(mic=True)
+    member = np.arange(len(atoms)) // 3
+    for way in ways:
+        kinds = [atoms.symbols[atom] for atom in way.atoms]
+        assert "-".join(sorted(kinds)) == way.name.split(",")[0]
+        same = np.isin(atoms.symbols, kinds[:1])[:, None] & np.isin(atoms.symbols, kinds[1:])
+        apart = member[:, None] != member
+        assert way.distances[0] == pytest.approx(distances[same & apart].min())
+        found = [one.get_distance(*way.atoms, mic=True) for one in way.structures]
+        np.testing.assert_allclose(found, way.distances, atol=1e-9)
+        steps = -np.diff(way.distances)
+        np.testing.assert_allclose(steps, steps[0], atol=1e-9)
+        assert 0.05 < steps[0] <= 0.1
+        moved = np.abs(way.structures[-1].positions - atoms.positions).max(1) > 1e-9
+        assert moved.sum() == (6 if "molecules" in way.name else 2)
+
+
+def test_energies_along_the_way_agree_with_the_pair_potential():
+    pair = Atoms("Ar2", positions=[[0, 0, 0], [0, 0, 3.8]])
+    (way,) = [way for way in approaches(pair, closest=1.4) if way.name == "Ar-Ar, atoms"]
+    energies = []
+    for structure in way.structures:
+        structure.calc = LennardJones(sigma=3.4, epsilon=0.0104, rc=12.0, smooth=False)
+        energies.append(structure.get_potential_energy())
+    energies = np.array(energies)
+    ratio = (3.4 / way.distances) ** 6
+    pairwise = 4 * 0.0104 * (ratio**2 - ratio)
+    wall = compare_walls(way.distances, energies, pairwise)
+    assert wall.largest_error < 1e-5 and wall.falls_at is None and wall.barrier is None
+
+
+def test_a_hole_is_found_and_an_attraction_is_none():
+    distances = np.linspace(2.0, 0.5, 31)
+    teacher = 3 * (2.0 - distances)
+    student = np.where(distances > 1.02, teacher, teacher - 60 * (1.02 - distances))
+    wall = compare_walls(distances, student + 7.0, teacher - 3.0, up_to=2.0)
+    # The teacher has risen by 2 eV at 1.33 Å, before the two part.
+    assert wall.largest_error < 1e-9
+    assert wall.barrier == pytest.approx(3 * (2.0 - 1.05), abs=0.01)
+    assert 0.9 < wall.falls_at < 1.0
+    assert compare_walls(distances, student, teacher, up_to=4.0).largest_error > 5
+    attracted = -4 * (2.0 - distances)
+    assert compare_walls(distances, attracted - 0.2, attracted).falls_at is None
+
+
+def test_nothing_to_push_together():
+    with pytest.raises(UnsupportedStructureError, match="no two atoms within"):
+        approaches(molecule("H2O"), closest=3.0)
+    with pytest.raises(ValueError, match="must be positive"):
+        approaches(molecule("H2O"), step=0.0)
+
+
+@pytest.mark.usefixtures("quick_compilation")
+def test_the_script_writes_curves_a_picture_and_records(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(EXPERIMENTS))
+    walls = importlib.import_module("walls")
+    arguments = [
+        f"bundle={save_bundle(small_student(), tmp_path / 'student', {})}",
+        "structure=CH3CH2OH",
+        "teacher=fennol:models/demo_chno.fnx",
+        "step=0.2",
+        f"output={tmp_path / 'walls'}",
+        f"record={tmp_path / 'records.json'}",
+        "subject=smoke",
+    ]
+    assert walls.main(arguments) == 0
+    found = json.loads((tmp_path / "walls/walls.json").read_text())
+    names = [way["name"] for way in found["approaches"]]
+    # One molecule: atoms move alone.
+    assert "C-H, atoms" in names and not any("molecules" in name for name in names)
+    for way in found["approaches"]:
+        assert way["teacher_ev"][0] == way["student_ev"][0] == 0.0
+        assert len(way["distances_ang"]) == len(way["teacher_ev"])
+    assert (tmp_path / "walls/walls.png").stat().st_size > 5000
+    records = json.loads((tmp_path / "records.json").read_text())
+    table = importlib.import_module("report_simulation").wall_table(records)
+    for way in found["approaches"]:
+        row = next(line for line in table.splitlines() if way["name"] in line)
+        assert row.startswith(f"| close contacts, {way['name']} | smoke | ")
+        hole = way["barrier_ev"] is not None
+        assert ("| yes |" in row) == hole and ("| no |" in row) != hole
