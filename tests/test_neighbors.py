@@ -276,6 +276,15 @@ def test_rebuild_and_stale_thresholds() -> None:
         assert not search.is_stale(updated, moved)
         # The flag stays although the list is good again.
         assert bool(update(updated, moved).stale) == stale
+    # A list that replaces one that was too old leaves more room for a step.
+    cautious = search.allocate(start, previous=updated)
+    for share, rebuilt in ((0.27, False), (0.29, True)):
+        moved = start.at[7, 1].add(share * 0.8)
+        moved_list = update(cautious, moved)
+        assert bool((moved_list.reference_positions == moved).all()) == rebuilt
+    again = search.allocate(start, previous=cautious)
+    assert again.rebuild_fraction == cautious.rebuild_fraction
+    assert search.allocate(start).rebuild_fraction > again.rebuild_fraction
 
 
 def test_list_before_a_rebuild_still_holds_every_pair_within_the_cutoff() -> None:

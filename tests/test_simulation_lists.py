@@ -113,6 +113,35 @@ def test_a_step_longer_than_the_skin_is_refused():
         run_md(potential_of(atoms), atoms.positions, config, velocities=velocities, progress=False)
 
 
+@pytest.mark.parametrize("replicas", [False, True], ids=["one", "replicas"])
+def test_a_fast_atom_only_makes_rebuilds_come_earlier(replicas):
+    """A list is used until an atom moved 0.2 Å, and holds until 0.25 Å: too late for this one."""
+    atoms, inwards = crowding(periodic=True)
+    velocities = inwards.copy()
+    velocities[5] = [0.09, 0.03, 0.0]  # 0.19 Å in one step
+    starts = atoms.positions
+    if replicas:
+        starts, velocities = np.stack([starts] * 2), np.stack([velocities, 0.1 * inwards])
+    config = MDConfig(timestep=2.0, steps=120, record_every=10, block_steps=40)
+    narrow, wide = (
+        run_md(
+            local_potential(
+                repulsion, atoms, np.zeros(27, int), CUTOFF, skin=skin, dtype=np.float64
+            ),
+            starts,
+            config,
+            velocities=velocities,
+            progress=False,
+        )
+        for skin in (SKIN, 2.0)
+    )
+    assert 0 < narrow.n_reallocations <= 4
+    for name in ("positions", "potential_energy"):
+        np.testing.assert_allclose(
+            getattr(narrow.frames, name), getattr(wide.frames, name), rtol=0, atol=1e-10
+        )
+
+
 def test_atoms_that_are_lost_are_not_mistaken_for_crowding():
     """NaN makes any list look too old; the report must name the atoms, not the list."""
 

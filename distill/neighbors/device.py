@@ -22,7 +22,10 @@ from distill.neighbors.host import neighbor_table
 from distill.neighbors.search import Geometry, choose, find_pairs, largest_filling
 
 REBUILD_FRACTION = 0.4
-"""Share of the skin that an atom may move before the list is rebuilt."""
+"""Share of the skin that an atom may move before the list is rebuilt, at first."""
+
+MORE_CAUTION = 0.7
+"""Factor of that share after atoms moved too far in one step, see `next_rebuild_fraction`."""
 
 
 @jax.tree_util.register_dataclass
@@ -40,6 +43,7 @@ class NeighborList:
             are missing.
         stale: `()` bool, at some update an atom had moved more than half the skin (or to NaN), so
             the list in use until then may have missed pairs.
+        rebuild_fraction: `()`, share of the skin that an atom may move before a rebuild.
         cell_capacity: static, slots per cell of the search grid.
     """
 
@@ -48,6 +52,7 @@ class NeighborList:
     reference_positions: jax.Array
     overflow: jax.Array
     stale: jax.Array
+    rebuild_fraction: jax.Array
     cell_capacity: int = field(metadata={"static": True})
 
     @property
@@ -80,7 +85,8 @@ class NeighborSearch:
             positions: kept in their floating-point dtype.
             minimum_capacity: at least so many neighbour slots; the slots of grid cells grow in
                 proportion.
-            previous: the list to replace: no capacity shrinks, and all grow if it overflowed.
+            previous: the list to replace: no capacity shrinks, and all grow if it overflowed. If it
+                was stale, rebuilds come earlier, so that fast atoms have more room for one step.
 
         Raises:
             UnsupportedStructureError: positions are NaN or infinite.
@@ -101,14 +107,20 @@ class NeighborSearch:
             # Only float32 rounding at the edge of the radius or of a grid cell leads here.
             slots, cell_slots = bucket(slots + 1), _cell_bucket(cell_slots + 1)
         return NeighborList(
-            neighbors, shifts, start, jnp.asarray(False), jnp.asarray(False), cell_slots
+            neighbors=neighbors,
+            shifts=shifts,
+            reference_positions=start,
+            overflow=jnp.asarray(False),
+            stale=jnp.asarray(False),
+            rebuild_fraction=next_rebuild_fraction(previous, start.dtype),
+            cell_capacity=cell_slots,
         )
 
     def update(self, nbrs: NeighborList, positions: jax.Array) -> NeighborList:
         """The list for `positions` `[n, 3]`: rebuilt if an atom moved far enough, else as it was.
 
         Pure and jittable; shapes and treedef stay, so the list can be the carry of a loop. The
-        rebuild comes at `REBUILD_FRACTION` of the skin: what is left up to half of it is for the
+        rebuild comes at `rebuild_fraction` of the skin: what is left up to half of it is for the
         step taken after the update. No gradient flows through.
         """
         if positions.shape != nbrs.reference_positions.shape:
@@ -132,7 +144,7 @@ class NeighborSearch:
 
         nbrs = replace(nbrs, stale=nbrs.stale | self.is_stale(nbrs, now))
         # False for NaN: positions that are lost must not look like a buffer that is too small.
-        moved = largest_move(nbrs, now) > REBUILD_FRACTION * self.skin
+        moved = largest_move(nbrs, now) > nbrs.rebuild_fraction * self.skin
         return jax.lax.cond(moved, rebuild, lambda old: old, nbrs)
 
     def is_stale(self, nbrs: NeighborList, positions: jax.Array) -> jax.Array:
@@ -205,6 +217,14 @@ def largest_move(nbrs: Any, positions: jax.Array) -> jax.Array:
     """How far an atom moved since a list (of any kind) was built, Å, `()`; NaN if a position is."""
     squared = jnp.sum((positions - nbrs.reference_positions) ** 2, axis=-1)
     return jnp.sqrt(jnp.max(squared))
+
+
+def next_rebuild_fraction(previous: Any, dtype: Any) -> jax.Array:
+    """Share of the skin for the list (of any kind) that replaces `previous` or is the first."""
+    if previous is None:
+        return jnp.asarray(REBUILD_FRACTION, dtype)
+    factor = MORE_CAUTION if bool(previous.stale) else 1.0
+    return jnp.asarray(factor * previous.rebuild_fraction, dtype)
 
 
 def _cell_bucket(n: int) -> int:

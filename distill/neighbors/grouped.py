@@ -23,7 +23,7 @@ from distill.graph import PADDING_DISTANCE
 from distill.neighbors.build import build, search
 from distill.neighbors.candidates import Layout
 from distill.neighbors.cell import periodic_cell
-from distill.neighbors.device import REBUILD_FRACTION, largest_move
+from distill.neighbors.device import largest_move, next_rebuild_fraction
 from distill.neighbors.host import neighbor_table
 from distill.neighbors.layouts import choose_groups, choose_layout
 from distill.neighbors.search import Geometry
@@ -55,6 +55,7 @@ class GroupedList:
             then.
         stale: `()` bool, at some update an atom had moved more than half the skin (or to NaN), so
             the list in use until then may have missed pairs.
+        rebuild_fraction: `()`, share of the skin that an atom may move before a rebuild.
         layout: static sizes.
     """
 
@@ -67,6 +68,7 @@ class GroupedList:
     center: jax.Array
     lacking: jax.Array
     stale: jax.Array
+    rebuild_fraction: jax.Array
     layout: Layout = field(metadata={"static": True})
 
     @property
@@ -120,7 +122,8 @@ class GroupedSearch:
             positions: kept in their floating-point dtype.
             minimum_capacity: at least so many slots for each species; all buffers grow in
                 proportion.
-            previous: the list to replace: no group shrinks, and what was too small grows.
+            previous: the list to replace: no group shrinks, and what was too small grows. If it was
+                stale, rebuilds come earlier, so that fast atoms have more room for one step.
 
         Raises:
             UnsupportedStructureError: positions are NaN or infinite.
@@ -158,6 +161,7 @@ class GroupedSearch:
             reference_positions=start,
             center=center,
             stale=jnp.asarray(False),
+            rebuild_fraction=next_rebuild_fraction(previous, start.dtype),
             layout=layout,
         )
 
@@ -165,7 +169,7 @@ class GroupedSearch:
         """The list for `positions` `[n, 3]`: rebuilt if an atom moved far enough, else as it was.
 
         Pure and jittable; shapes and treedef stay, so the list can be the carry of a loop. The
-        rebuild comes at `REBUILD_FRACTION` of the skin: what is left up to half of it is for the
+        rebuild comes at `rebuild_fraction` of the skin: what is left up to half of it is for the
         step taken after the update. No gradient flows through.
         """
         if positions.shape != nbrs.reference_positions.shape:
@@ -183,7 +187,7 @@ class GroupedSearch:
 
         nbrs = replace(nbrs, stale=nbrs.stale | self.is_stale(nbrs, now))
         # False for NaN: positions that are lost must not look like a buffer that is too small.
-        moved = largest_move(nbrs, now) > REBUILD_FRACTION * self.skin
+        moved = largest_move(nbrs, now) > nbrs.rebuild_fraction * self.skin
         return jax.lax.cond(moved, rebuild, lambda old: old, nbrs)
 
     def is_stale(self, nbrs: GroupedList, positions: jax.Array) -> jax.Array:

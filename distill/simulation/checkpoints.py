@@ -25,7 +25,7 @@ from distill.simulation.config import MDConfig
 from distill.simulation.frames import Frames
 from distill.simulation.packing import pack, unpack
 
-FORMAT = "distill simulation 3"
+FORMAT = "distill simulation 4"
 FILE = "checkpoint.npz"
 
 
