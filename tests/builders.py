@@ -260,3 +260,33 @@ def run_on_devices(count: int, file: str, *arguments: str) -> None:
     command = [sys.executable, file, *arguments]
     done = subprocess.run(command, env=environment, timeout=600, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def check_rebuilds(search: Any, start: jax.Array, skin: float) -> None:
+    """When lists of a search, of either kind, are rebuilt and when they are too old.
+
+    Args:
+        search: has `allocate`, `update` and `is_stale`.
+        start: `[n, 3]`, of at least eight atoms.
+        skin: Å, of the search.
+    """
+    update = jax.jit(search.update)
+    nbrs = search.allocate(start)
+    for share, rebuilt, stale in ((0.38, False, False), (0.42, True, False), (0.52, True, True)):
+        moved = start.at[7, 1].add(share * skin)
+        assert bool(search.is_stale(nbrs, moved)) == stale
+        updated = update(nbrs, moved)
+        assert bool(updated.stale) == stale
+        assert bool((updated.reference_positions == moved).all()) == rebuilt
+        assert not search.is_stale(updated, moved)
+        # The flag stays although the list is good again.
+        assert bool(update(updated, moved).stale) == stale
+    # A list that replaces one that was too old leaves more room for a step.
+    cautious = search.allocate(start, previous=updated)
+    for share, rebuilt in ((0.27, False), (0.29, True)):
+        moved = start.at[7, 1].add(share * skin)
+        moved_list = update(cautious, moved)
+        assert bool((moved_list.reference_positions == moved).all()) == rebuilt
+    again = search.allocate(start, previous=cautious)
+    assert again.rebuild_fraction == cautious.rebuild_fraction
+    assert search.allocate(start).rebuild_fraction > again.rebuild_fraction

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from builders import check_rebuilds
 
 from distill.errors import UnsupportedStructureError
 from distill.neighbors import neighbor_table
@@ -236,27 +237,8 @@ def test_update_after_motion_equals_a_fresh_list(name: str) -> None:
 
 def test_rebuild_and_stale_thresholds() -> None:
     search = grouped_list(TRICLINIC, True, random_species(CASES["triclinic"]), 4.0, skin=0.8)
-    update = jax.jit(search.update)
     start = jnp.asarray(random_positions(CASES["triclinic"], 0), jnp.float32)
-    nbrs = search.allocate(start)
-    for share, rebuilt, stale in ((0.38, False, False), (0.42, True, False), (0.52, True, True)):
-        moved = start.at[7, 1].add(share * 0.8)
-        assert bool(search.is_stale(nbrs, moved)) == stale
-        updated = update(nbrs, moved)
-        assert bool(updated.stale) == stale
-        assert bool((updated.reference_positions == moved).all()) == rebuilt
-        assert not search.is_stale(updated, moved)
-        # The flag stays although the list is good again.
-        assert bool(update(updated, moved).stale) == stale
-    # A list that replaces one that was too old leaves more room for a step.
-    cautious = search.allocate(start, previous=updated)
-    for share, rebuilt in ((0.27, False), (0.29, True)):
-        moved = start.at[7, 1].add(share * 0.8)
-        moved_list = update(cautious, moved)
-        assert bool((moved_list.reference_positions == moved).all()) == rebuilt
-    again = search.allocate(start, previous=cautious)
-    assert again.rebuild_fraction == cautious.rebuild_fraction
-    assert search.allocate(start).rebuild_fraction > again.rebuild_fraction
+    check_rebuilds(search, start, skin=0.8)
 
 
 def test_lost_atoms_are_stale_but_no_overflow() -> None:
