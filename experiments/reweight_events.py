@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from ase import Atoms
 
+from distill.bonds import bond_reach, bonded, close_pairs
 from distill.evaluation.results import Figure
 from distill.evaluation.reweighting import BLOCKS, rate_ratio
 from distill.simulation import TrajectoryReader
-from distill.simulation.contacts import bond_reach, bonded, close_pairs
 from simulation_records import CHANGED, LIKELIER, SEARCHED
 
 if TYPE_CHECKING:

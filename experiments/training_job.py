@@ -13,7 +13,9 @@ import numpy as np
 
 from distill.config import config_to_dict, load_config
 from distill.data import Dataset, concatenate, load, split_by_trajectory
+from distill.data.joining import structure_hashes
 from distill.data.sanity import require_sane_labels
+from distill.data.splits import assert_disjoint
 from distill.errors import ConfigError
 from distill.evaluation.results import replace_text
 from distill.sampling import spread_order
@@ -32,7 +34,7 @@ class TrainConfig:
         trajectories: only those whose name fits this pattern (`*` and `?` as in a shell).
         split: shares of `datasets`; whole trajectories go to one part.
         duplicates: what to do with a structure of several parts, such as the common start of runs:
-            `raise`, or `drop` it from all but the first.
+            `raise`, or `drop` it from all but the first (from all but `test`, where that is given).
         n_train: most training structures, spread evenly over the trajectories; 0 takes all.
         nested: choose them so that a smaller `n_train` is a subset of a larger one (data curves).
         student: architecture or size, cutoff, options.
@@ -68,8 +70,10 @@ def load_data(config: TrainConfig) -> Data:
     """Read, check and split.
 
     Raises:
-        ConfigError: no dataset is given, or no trajectory fits.
-        DatasetError: see `distill.data.load` and `concatenate`.
+        ConfigError: no dataset is given, no trajectory fits, or `test` shares trajectories with the
+            rest.
+        DatasetError: a structure is in several parts and `duplicates` is `raise`; see also
+            `distill.data.load` and `concatenate`.
         UnitError: the labels look as if they were in other units.
     """
     if not config.datasets:
@@ -82,7 +86,10 @@ def load_data(config: TrainConfig) -> Data:
     for warning in require_sane_labels(dataset):
         print(f"warning: {warning}")
     usable = np.flatnonzero(dataset.usable & named(dataset, config.trajectories))
-    own = usable[usable < n_sources]
+    own, held_out = usable[usable < n_sources], usable[usable >= n_sources]
+    if config.test is not None and config.duplicates == "drop":
+        hashes = structure_hashes(dataset)
+        own = own[~np.isin(hashes[own], hashes[held_out])]
     shares = dict(vars(config.split))
     if config.test is not None:
         total = shares["train"] + shares["validation"]
@@ -94,13 +101,14 @@ def load_data(config: TrainConfig) -> Data:
         ).items()
     }
     if config.test is not None:
-        parts["test"] = usable[usable >= n_sources]
-        shared = set(dataset.trajectory[parts["test"]]) & set(dataset.trajectory[own])
+        parts["test"] = held_out
+        shared = set(dataset.trajectory[held_out]) & set(dataset.trajectory[own])
         if shared:
             raise ConfigError(
                 f"{config.test} shares trajectories with the training data, for example "
                 f"{min(shared)}: hold whole trajectories out"
             )
+        assert_disjoint(dataset, parts)
     if config.n_train:
         if len(parts["train"]) < config.n_train:
             raise ConfigError(

@@ -4,9 +4,11 @@
     python experiments/walls.py --smoke
 
 Pushes the nearest pair of each two elements together, by whole molecules and by the atoms alone,
-and compares the energies of student and teacher on the way. A student whose energy falls where the
-teacher's rises has a hole, into which a long or hot run collapses: label close contacts
-(`squeeze` of `sample.py`) and train on. Writes `walls.json` and `walls.png`.
+and compares the energies of student and teacher on the way. A student whose energy falls by 0.5 eV
+while it is as much lower than the teacher's has a hole. A run that crosses the barrier before it
+may collapse: label close contacts (`squeeze` of `sample.py`) and train on. One frame and the
+nearest pairs are looked at, so that no hole found is no proof that there is none. Writes
+`walls.json` and `walls.png`.
 """
 
 from __future__ import annotations

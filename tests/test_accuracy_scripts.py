@@ -13,9 +13,8 @@ import optuna
 import pytest
 from builders import small_student
 
-from distill.data import concatenate, load, save
-from distill.data.joining import structure_hashes
-from distill.errors import ConfigError, DatasetError, TrainingError
+from distill.data import load, save
+from distill.errors import ConfigError, TrainingError
 from distill.evaluation.results import read_records
 from distill.students import load_bundle, save_bundle
 from distill.training import TrainingConfig
@@ -90,20 +89,7 @@ def test_train_and_evaluate(script, folder, monkeypatch, capsys):
     assert "holds a run on other data" in capsys.readouterr().err
     assert json.loads((run / "split.json").read_text()) == split
     save(whole, train.SMOKE_DATA)
-    # A structure that is in two parts: an error, or left out of the second.
     job = script("training_job")
-    names = np.array([f"run {i}" for i in range(len(whole))])
-    twice = concatenate(
-        [replace(whole, trajectory=names), replace(whole, trajectory=np.char.add(names, " again"))]
-    )
-    save(twice, folder / "twice.h5")
-    shares = job.SplitConfig(train=0.5, validation=0.25, test=0.25)
-    copies = job.TrainConfig(datasets=[folder / "twice.h5"], split=shares)
-    with pytest.raises(DatasetError, match="duplicates=drop"):
-        job.load_data(copies)
-    parts = job.load_data(replace(copies, duplicates="drop")).parts
-    hashes = {name: set(structure_hashes(twice)[own]) for name, own in parts.items()}
-    assert not hashes["train"] & (hashes["validation"] | hashes["test"])
     # Nested subsets of the same training structures.
     config = job.TrainConfig(
         datasets=[train.SMOKE_DATA], split=job.SplitConfig(train=0.5, validation=0.25, test=0.25)

@@ -14,6 +14,7 @@ from builders import small_student, water_box
 from distill.errors import UnsupportedStructureError
 from distill.evaluation.approach import approaches, compare_walls
 from distill.students import save_bundle
+from distill.teachers import load
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 
@@ -62,10 +63,36 @@ def test_a_hole_is_found_and_an_attraction_is_none():
     # The teacher has risen by 2 eV at 1.33 Å, before the two part.
     assert wall.largest_error < 1e-9
     assert wall.barrier == pytest.approx(3 * (2.0 - 1.05), abs=0.01)
-    assert 0.9 < wall.falls_at < 1.0
+    assert wall.falls_at == pytest.approx(1.0)
     assert compare_walls(distances, student, teacher, up_to=4.0).largest_error > 5
     attracted = -4 * (2.0 - distances)
     assert compare_walls(distances, attracted - 0.2, attracted).falls_at is None
+    # Far above the start, and still a way down that the teacher does not have.
+    lasting = np.where(distances > 0.72, teacher, teacher - 20 * (0.72 - distances))
+    high = compare_walls(distances, lasting, teacher)
+    assert 0 < high.student[-1] < high.barrier - 0.5
+    assert high.barrier == pytest.approx(3 * (2.0 - 0.75), abs=0.01)
+    # Both go over a barrier, as where a bond forms.
+    over = 3 * np.sin(np.linspace(0, np.pi, 31))
+    assert compare_walls(distances, 0.9 * over, over).falls_at is None
+    # Softer than the teacher everywhere, and rising all the same.
+    assert compare_walls(distances, 0.3 * teacher, teacher).falls_at is None
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"student": np.zeros(3)}, "must be"),
+        ({"teacher": np.array([0.0, np.nan])}, "NaN or infinite"),
+        ({"distances": np.array([1.0, 2.0])}, "must fall"),
+        ({"up_to": 0.0}, "up_to be positive"),
+        ({"distances": np.ones(1), "student": np.ones(1), "teacher": np.ones(1)}, "two or more"),
+    ],
+)
+def test_energies_that_cannot_be_compared(change, match):
+    given = {"distances": np.array([2.0, 1.0]), "student": np.zeros(2), "teacher": np.zeros(2)}
+    with pytest.raises(ValueError, match=match):
+        compare_walls(**(given | change))
 
 
 def test_nothing_to_push_together():
@@ -79,6 +106,7 @@ def test_nothing_to_push_together():
 def test_the_script_writes_curves_a_picture_and_records(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(EXPERIMENTS))
     walls = importlib.import_module("walls")
+    read_start = importlib.import_module("simulation_start").read_start
     arguments = [
         f"bundle={save_bundle(small_student(), tmp_path / 'student', {})}",
         "structure=CH3CH2OH",
@@ -93,9 +121,14 @@ def test_the_script_writes_curves_a_picture_and_records(tmp_path, monkeypatch):
     names = [way["name"] for way in found["approaches"]]
     # One molecule: atoms move alone.
     assert "C-H, atoms" in names and not any("molecules" in name for name in names)
-    for way in found["approaches"]:
-        assert way["teacher_ev"][0] == way["student_ev"][0] == 0.0
-        assert len(way["distances_ang"]) == len(way["teacher_ev"])
+    teacher = load(f"fennol:{EXPERIMENTS / 'models/demo_chno.fnx'}")
+    start = read_start("CH3CH2OH")
+    for way, expected in zip(found["approaches"], approaches(start, step=0.2), strict=True):
+        assert way["name"] == expected.name
+        np.testing.assert_allclose(way["distances_ang"], expected.distances)
+        for model, key in ((teacher, "teacher_ev"), (small_student(), "student_ev")):
+            energy = model.label(expected.structures).energy
+            np.testing.assert_allclose(way[key], energy - energy[0], rtol=1e-3, atol=1e-3)
     assert (tmp_path / "walls/walls.png").stat().st_size > 5000
     records = json.loads((tmp_path / "records.json").read_text())
     table = importlib.import_module("report_simulation").wall_table(records)

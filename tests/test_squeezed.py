@@ -67,15 +67,51 @@ def test_whole_molecules_keep_their_shape_and_the_pair_its_middle():
     assert 8 < rigid < 32
 
 
-def test_contacts_across_the_boundary_and_several_in_one_copy():
+def test_contacts_across_the_boundary():
     atoms = Atoms("Ar2", positions=[[0.3, 5, 5], [6.9, 5, 5]], cell=[10] * 3, pbc=True)
     dataset = sample_squeezed(atoms, SqueezeConfig(copies=20, displacement=0.0))
     lengths = [distances(dataset.structure(i))[0, 1] for i in range(1, 21)]
     assert 2.12 < min(lengths) < 2.5 and 3.0 < max(lengths) < 3.4
     with pytest.raises(UnsupportedStructureError, match="larger reach"):
         sample_squeezed(atoms, SqueezeConfig(reach=3.0))
-    several = sample_squeezed(water_box(2), SqueezeConfig(copies=5, contacts=3))
-    assert all(origin.count("-") == 3 for origin in several.origin[1:])
+
+
+def test_several_contacts_in_one_copy_stay_as_they_are_said_to_be():
+    """Also where a contact is so short that it would be taken for a bond."""
+    atoms = water_box(2)
+    config = SqueezeConfig(copies=30, contacts=3, closest=0.9, reach=2.6, displacement=0.0)
+    several = sample_squeezed(atoms, config)
+    radii = covalent_radii[atoms.numbers]
+    apart, inside = between_molecules(atoms), ~between_molecules(atoms)
+    short = 0
+    for i in range(1, 31):
+        copy = several.structure(i)
+        said = several.origin[i].removeprefix("squeeze:").split("+")
+        assert 2 <= len(said) <= 3
+        relative = distances(copy) / (radii[:, None] + radii)
+        assert (relative[apart] > 0.9 - 1e-6).all()
+        symbols = np.array(copy.get_chemical_symbols())
+        names = np.array([["-".join(sorted((a, b))) for b in symbols] for a in symbols])
+        for one in said:
+            pair, length = contact(one)
+            assert abs(distances(copy)[apart & (names == pair)] - length).min() < 0.006
+        short += (relative[apart] < 1.3).any()
+        steps = (copy.positions - atoms.positions).reshape(-1, 3, 3)
+        moved = np.linalg.norm(steps, axis=2) > 1e-9
+        assert moved.any(1).sum() == 2 * len(said)
+        assert set(moved.sum(1)) <= {0, 1, 3}
+        rigid = np.repeat(moved.sum(1) == 3, 3)
+        both = inside & rigid[:, None] & rigid
+        np.testing.assert_allclose(distances(copy)[both], distances(atoms)[both])
+    assert short > 10
+
+
+def test_a_start_whose_atoms_overlap_is_refused():
+    atoms = water_box(2)
+    atoms.positions[3] = atoms.positions[0] + [0.3, 0, 0]
+    for displacement in (0.0, 0.03):
+        with pytest.raises(UnsupportedStructureError, match=r"atoms 0 and 3 .* 0\.30 Å apart"):
+            sample_squeezed(atoms, SqueezeConfig(displacement=displacement))
 
 
 def test_one_molecule_and_a_network_move_atoms_alone():
@@ -99,8 +135,9 @@ def test_same_seed_same_copies():
 def test_nothing_to_push_and_bad_settings():
     with pytest.raises(UnsupportedStructureError, match="H2O: no two atoms"):
         sample_squeezed(molecule("H2O"), SqueezeConfig(reach=1.2))
-    with pytest.raises(ConfigError, match="at least 1"):
-        SqueezeConfig(copies=0)
+    for counts in ({"copies": 0}, {"contacts": 0}, {"copies": 2.5}):
+        with pytest.raises(ConfigError, match="whole numbers from 1 on"):
+            SqueezeConfig(**counts)
     with pytest.raises(ConfigError, match=r"from 0\.3 to"):
         SqueezeConfig(closest=2.0)
     with pytest.raises(ConfigError, match=r"from 0\.3 to"):

@@ -65,7 +65,7 @@ def assert_disjoint(dataset: Dataset, parts: Mapping[str, np.ndarray]) -> None:
     hashes = structure_hashes(dataset)
     for what, keys, advice in (
         ("trajectory", dataset.trajectory, "assign whole trajectories"),
-        ("structure", hashes, "leave the copies out with duplicates=drop"),
+        ("structure", hashes, "leave the copies out by setting `duplicates` to drop"),
     ):
         owner: dict[str, str] = {}
         for name, indices in parts.items():

@@ -14,14 +14,15 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
+from distill.bonds import sums_of_radii
 from distill.errors import UnsupportedStructureError
-from distill.sampling.squeezed import find_contacts, sums_of_radii
+from distill.sampling.squeezed import find_contacts
 
 REACH = 5.0
 """Å, within which the nearest pair of two elements is looked for."""
 
 FALL = 0.5
-"""eV, how far an energy must fall below start and teacher to be a hole."""
+"""eV, how far an energy must fall, and lie below the teacher's, to be a hole."""
 
 
 @dataclass(frozen=True)
@@ -49,9 +50,9 @@ class Wall:
         student: `[D]`.
         teacher: `[D]`.
         largest_error: largest difference before the teacher's energy first rose by `up_to`.
-        barrier: the highest energy of the student before it falls into a hole: below the start and
-            below the teacher by `FALL`. None where it does not.
-        falls_at: Å, where it does.
+        barrier: the highest energy of the student before a hole, where it falls by `FALL` below
+            that and is lower than the teacher's by `FALL`. None where there is no hole.
+        falls_at: Å, where it has fallen so far.
     """
 
     student: np.ndarray
@@ -78,7 +79,7 @@ def approaches(atoms: Atoms, closest: float = 0.8, step: float = 0.05) -> list[A
     """The nearest pair of each two elements, pushed together in steps.
 
     Args:
-        atoms: start, a frame of a run.
+        atoms: start, a frame of a run; what is bonded is found in it, by distances.
         closest: shortest distance, in sums of covalent radii.
         step: Å, the largest between two distances.
 
@@ -123,14 +124,30 @@ def compare_walls(
         student: energies `[D]`, eV.
         teacher: energies `[D]`, eV.
         up_to: eV, rise of the teacher's energy up to which errors count.
+
+    Raises:
+        ValueError: shapes differ, there are fewer than two distances, they do not fall, a number is
+            not finite, or `up_to` is not positive.
     """
+    given = [np.asarray(values, np.float64) for values in (distances, student, teacher)]
+    distances, student, teacher = given
+    if distances.ndim != 1 or len(distances) < 2 or len({one.shape for one in given}) > 1:
+        raise ValueError(
+            "distances and energies must be [D] each, with two or more, not "
+            f"{[one.shape for one in given]}"
+        )
+    if not all(np.isfinite(one).all() for one in given):
+        raise ValueError("a distance or an energy is NaN or infinite: give a larger closest")
+    if not (np.diff(distances) < 0).all() or not up_to > 0:
+        raise ValueError(f"distances must fall and up_to be positive, not {distances} and {up_to}")
     student, teacher = student - student[0], teacher - teacher[0]
     over = np.flatnonzero(teacher > up_to)
     near = slice(None, int(over[0]) if len(over) else None)
     error = float(np.abs(student - teacher)[near].max())
-    # A pair that attracts goes down at first, in both.
-    below = np.flatnonzero(student < np.minimum(teacher, 0) - FALL)
+    # A pair that attracts goes down too, in both.
+    highest = np.maximum.accumulate(student)
+    below = np.flatnonzero(student < np.minimum(highest, teacher) - FALL)
     if not len(below):
         return Wall(student, teacher, error, None, None)
     fall = int(below[0])
-    return Wall(student, teacher, error, float(student[:fall].max()), float(distances[fall]))
+    return Wall(student, teacher, error, float(highest[fall]), float(distances[fall]))

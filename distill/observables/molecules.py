@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 from ase import Atoms
-from ase.data import covalent_radii
 from scipy.sparse import coo_array
-from scipy.sparse.csgraph import breadth_first_order, connected_components
+from scipy.sparse.csgraph import breadth_first_order
 
+from distill.bonds import find_bonds, number_molecules
 from distill.errors import UnsupportedStructureError
-from distill.neighbors import neighbor_table
-
-BOND_FACTOR = 1.3
-"""Sums of covalent radii up to which two atoms are bonded."""
 
 
 class Molecules:
@@ -24,16 +20,12 @@ class Molecules:
     """
 
     def __init__(self, atoms: Atoms) -> None:
-        radii = covalent_radii[atoms.numbers]
-        table = neighbor_table(
-            atoms.positions, atoms.cell.array, atoms.pbc, 2 * BOND_FACTOR * radii.max()
-        )
-        i, j, shifts, vectors = table.pairs(atoms.positions, atoms.cell.array)
-        bonded = np.linalg.norm(vectors, axis=1) < BOND_FACTOR * (radii[i] + radii[j])
-        i, j, shifts = i[bonded], j[bonded], shifts[bonded]
+        bonds = find_bonds(atoms)
+        i, j, shifts, _ = bonds
         n = len(atoms)
         graph = coo_array((np.ones(len(i)), (i, j)), shape=(n, n)).tocsr()
-        count, member = connected_components(graph, directed=False)
+        member = number_molecules(n, bonds)
+        count = int(member.max(initial=-1)) + 1
         step = {(a, b): s for a, b, s in zip(i.tolist(), j.tolist(), shifts, strict=True)}
         self._images = np.zeros((n, 3))
         for molecule in range(count):

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 
+from distill.bonds import bond_reach, bonded, close_pairs
 from distill.errors import ConfigError, SimulationError
 from distill.simulation import Frames
-from distill.simulation.contacts import bond_reach, bonded, close_pairs
 
 
 @dataclass(frozen=True)

@@ -10,17 +10,21 @@ from dataclasses import dataclass
 
 import numpy as np
 from ase import Atoms
-from ase.data import covalent_radii
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
+from distill.bonds import (
+    BOND_FACTOR,
+    NearPairs,
+    find_bonds,
+    near_pairs,
+    number_molecules,
+    sums_of_radii,
+)
 from distill.data import Dataset
 from distill.errors import ConfigError, UnsupportedStructureError
-from distill.neighbors import neighbor_table
-from distill.sampling.rattle import MIN_RELATIVE_DISTANCE, rattle
+from distill.sampling.rattle import rattle
 
-BOND_FACTOR = 1.3
-"""Sums of covalent radii up to which two atoms are bonded."""
+SHORTEST_BOND = 0.6
+"""Sums of covalent radii: no bond may be shorter in a start, or become so."""
 
 ATTEMPTS = 20
 """Pairs that are tried for one contact."""
@@ -32,7 +36,8 @@ class SqueezeConfig:
 
     Attributes:
         copies: how many.
-        contacts: pairs that are pushed together in each copy.
+        contacts: pairs that are pushed together in each copy, each of other molecules (or atoms);
+            fewer where there is no room for more.
         closest: shortest distance of a pair that is not bonded, in sums of covalent radii. Label
             with a `max_force` that leaves out what no run can reach.
         reach: Å, largest distance from which a pair is pushed together.
@@ -40,7 +45,7 @@ class SqueezeConfig:
         seed: same seed, same copies.
 
     Raises:
-        ConfigError: no copies or contacts, or lengths out of range.
+        ConfigError: no copies or contacts or no whole number of them, or lengths out of range.
     """
 
     copies: int = 20
@@ -51,8 +56,11 @@ class SqueezeConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.copies < 1 or self.contacts < 1:
-            raise ConfigError("squeeze.copies and squeeze.contacts must be at least 1")
+        counts = self.copies, self.contacts
+        if not all(isinstance(count, int) and count >= 1 for count in counts):
+            raise ConfigError(
+                f"squeeze.copies and squeeze.contacts must be whole numbers from 1 on, not {counts}"
+            )
         if not (0.3 <= self.closest <= BOND_FACTOR and 0 < self.reach < np.inf):
             raise ConfigError(
                 f"squeeze.closest is a share of the sum of covalent radii from 0.3 to "
@@ -82,13 +90,15 @@ def sample_squeezed(atoms: Atoms, config: SqueezeConfig, *, system: str | None =
         UnsupportedStructureError: no two atoms that are not bonded can be pushed together, or
             atoms of the start lie on top of each other.
     """
+    _require_room(atoms)
     rng = np.random.default_rng(config.seed)
     structures, origins = [atoms], ["start"]
     for number in range(config.copies):
         moved = atoms.copy()
         if config.displacement > 0:
             moved = rattle([atoms], config.displacement, config.seed + number)[0]
-        contacts = [_squeeze(moved, config, rng) for _ in range(config.contacts)]
+        free = np.ones(len(atoms), bool)
+        contacts = [_squeeze(moved, atoms, free, config, rng) for _ in range(config.contacts)]
         made = [contact for contact in contacts if contact]
         if not made:
             raise UnsupportedStructureError(
@@ -115,14 +125,14 @@ class Contacts:
         second: `[P]`, atom.
         vectors: `[P, 3]`, Å, from the first to the second, through the boundary where that is near.
         molecule: `[n]`, number of the molecule of each atom.
-        bonds: `[B, 2]`, bonded atoms, both ways.
+        bonds: between atoms that are bonded.
     """
 
     first: np.ndarray
     second: np.ndarray
     vectors: np.ndarray
     molecule: np.ndarray
-    bonds: np.ndarray
+    bonds: NearPairs
 
     @property
     def lengths(self) -> np.ndarray:
@@ -143,38 +153,50 @@ class Contacts:
         step = 0.5 * (1 - length / np.linalg.norm(vector)) * vector
         moved = atoms.copy()
         for atom, along in ((self.first[pair], step), (self.second[pair], -step)):
-            moved.positions[self.molecule == self.molecule[atom] if whole else atom] += along
+            moved.positions[self.moving(atom, whole)] += along
         return moved
 
-
-def find_contacts(atoms: Atoms, reach: float) -> Contacts:
-    """Pairs within `reach`, Å; each is there in both directions."""
-    i, j, vectors = _pairs(atoms, max(reach, BOND_FACTOR * float(sums_of_radii(atoms).max())))
-    lengths = np.linalg.norm(vectors, axis=1)
-    bonds = lengths < BOND_FACTOR * sums_of_radii(atoms)[i, j]
-    graph = coo_array((np.ones(bonds.sum()), (i[bonds], j[bonds])), shape=(len(atoms),) * 2)
-    count, molecule = connected_components(graph, directed=False)
-    apart = molecule[i] != molecule[j] if count > 1 else ~bonds & (i != j)
-    chosen = apart & (lengths < reach)
-    return Contacts(
-        i[chosen], j[chosen], vectors[chosen], molecule, np.stack([i[bonds], j[bonds]], axis=1)
-    )
+    def moving(self, atom: int, whole: bool) -> np.ndarray:
+        """`[n]` bool: the atom, or with `whole` its molecule."""
+        if whole:
+            return np.asarray(self.molecule == self.molecule[atom])
+        return np.arange(len(self.molecule)) == atom
 
 
-def sums_of_radii(atoms: Atoms) -> np.ndarray:
-    """Covalent radii of all pairs, added: `[n, n]`, Å."""
-    radii = covalent_radii[atoms.numbers]
-    return np.asarray(radii[:, None] + radii)
+def find_contacts(atoms: Atoms, reach: float, reference: Atoms | None = None) -> Contacts:
+    """Pairs within `reach`, Å; each is there in both directions.
+
+    Args:
+        atoms: where pairs are looked for.
+        reach: Å.
+        reference: the same atoms where it is clear what is bonded, by distances: `atoms` may be
+            squeezed already. By default `atoms`.
+    """
+    whole = atoms if reference is None else reference
+    bonds = find_bonds(whole)
+    molecule = number_molecules(len(whole), bonds)
+    pairs = near_pairs(atoms, reach)
+    i, j = pairs.first, pairs.second
+    apart = molecule[i] != molecule[j] if molecule.any() else (i != j) & ~pairs.among(bonds)
+    pairs = pairs.chosen(apart)
+    return Contacts(pairs.first, pairs.second, pairs.vectors, molecule, bonds)
 
 
-def _squeeze(atoms: Atoms, config: SqueezeConfig, rng: np.random.Generator) -> str:
-    """Push one pair of `atoms` together, in place; says which, or nothing where none could be."""
-    contacts = find_contacts(atoms, config.reach)
-    floor = config.closest * sums_of_radii(atoms)
-    least, lengths = floor[contacts.first, contacts.second], contacts.lengths
-    usable = np.flatnonzero(lengths > least)
-    bonds = tuple(contacts.bonds.T)
-    floor[bonds] = np.minimum(floor, MIN_RELATIVE_DISTANCE * sums_of_radii(atoms))[bonds]
+def _squeeze(
+    atoms: Atoms,
+    reference: Atoms,
+    free: np.ndarray,
+    config: SqueezeConfig,
+    rng: np.random.Generator,
+) -> str:
+    """Push one pair of `atoms` together, in place; says which, or nothing where none could be.
+
+    What moved is not `free` `[n]` any more, so that a contact stays as it was said to be.
+    """
+    contacts = find_contacts(atoms, config.reach, reference)
+    least = config.closest * sums_of_radii(atoms)[contacts.first, contacts.second]
+    lengths = contacts.lengths
+    usable = np.flatnonzero((lengths > least) & free[contacts.first] & free[contacts.second])
     kinds = np.sort(atoms.numbers[np.stack([contacts.first, contacts.second], axis=1)], axis=1)
     choices = np.unique(kinds[usable], axis=0)
     for _ in range(ATTEMPTS if len(usable) else 0):
@@ -183,22 +205,31 @@ def _squeeze(atoms: Atoms, config: SqueezeConfig, rng: np.random.Generator) -> s
         length = rng.uniform(least[pair], lengths[pair])
         whole = contacts.has_molecules and rng.random() < 0.5
         tried = contacts.pushed(atoms, pair, length, whole)
-        if _has_room(tried, floor):
+        if _has_room(tried, contacts.bonds, config.closest):
             atoms.positions = tried.positions
+            for atom in (contacts.first[pair], contacts.second[pair]):
+                free[contacts.moving(atom, contacts.has_molecules)] = False
             symbols = np.asarray(atoms.get_chemical_symbols())
             names = "-".join(sorted(symbols[[contacts.first[pair], contacts.second[pair]]]))
             return f"{names}:{length:.2f}A"
     return ""
 
 
-def _pairs(atoms: Atoms, reach: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Both atoms `[P]` and vectors `[P, 3]` of all pairs within reach, images included."""
-    table = neighbor_table(atoms.positions, atoms.cell.array, atoms.pbc, reach)
-    i, j, _, vectors = table.pairs(atoms.positions, atoms.cell.array)
-    return i, j, vectors
+def _has_room(atoms: Atoms, bonds: NearPairs, closest: float) -> bool:
+    """Whether no pair is closer than allowed, but for rounding."""
+    sums = sums_of_radii(atoms)
+    pairs = near_pairs(atoms, max(closest, SHORTEST_BOND) * float(sums.max()) + 0.1)
+    factor = np.where(pairs.among(bonds), min(closest, SHORTEST_BOND), closest)
+    return bool((pairs.lengths > factor * sums[pairs.first, pairs.second] - 1e-9).all())
 
 
-def _has_room(atoms: Atoms, floor: np.ndarray) -> bool:
-    """Whether no pair is closer than its floor, but for rounding."""
-    i, j, vectors = _pairs(atoms, float(floor.max()) + 0.1)
-    return bool((np.linalg.norm(vectors, axis=1) > floor[i, j] - 1e-9).all())
+def _require_room(atoms: Atoms) -> None:
+    """Raises UnsupportedStructureError where atoms lie on top of each other."""
+    bonds = find_bonds(atoms, SHORTEST_BOND)
+    if len(bonds.first):
+        nearest = int(bonds.lengths.argmin())
+        raise UnsupportedStructureError(
+            f"atoms {bonds.first[nearest]} and {bonds.second[nearest]} of "
+            f"{atoms.get_chemical_formula()} are {bonds.lengths[nearest]:.2f} Å apart: relax it "
+            "first"
+        )

@@ -12,8 +12,8 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
+from distill.bonds import bond_reach, bonded, close_pairs
 from distill.errors import SimulationError
-from distill.simulation.contacts import bond_reach, bonded, close_pairs
 from distill.simulation.drift import Drift
 from distill.simulation.frames import Frames
 
