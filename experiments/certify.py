@@ -24,9 +24,11 @@ from certify_config import CertifyConfig
 from certify_job import Job
 from distill.config import config_to_dict
 from distill.errors import CapacityError, SimulationError
+from distill.evaluation.approach import contacts_check
 from distill.evaluation.certificate import finite
 from distill.evaluation.certificate_page import certificate_sections
 from distill.evaluation.certificate_plots import save_certificate_plots
+from distill.evaluation.density import density_check
 from distill.evaluation.dynamics import compare_curves, dynamics_checks
 from distill.evaluation.environment import describe_environment
 from distill.evaluation.report_page import to_html, to_markdown
@@ -36,7 +38,7 @@ from script import command_of, run_script
 from simulation_records import add_curves, certificate_figures
 
 FORMAT_VERSION = 2
-MAY_BREAK = ("nve", "dynamics")
+MAY_BREAK = ("nve", "dynamics", "density")
 """Parts whose runs a bad student does not survive, which is a result and no error."""
 
 SMOKE = (
@@ -67,12 +69,14 @@ def main(argv: list[str] | None = None) -> int:
 def run(config: CertifyConfig) -> dict[str, Any]:
     """Measure what is asked for and write the page; returns the certificate."""
     job = Job(config)
-    measured: dict[str, Callable[[], dict[str, Any]]] = {
+    measured: dict[str, Callable[[], dict[str, Any] | None]] = {
         "accuracy": job.accuracy,
         "consistency": job.consistency,
         "nve": job.nve,
         "stability": job.stability,
+        "contacts": job.contacts,
         "dynamics": job.dynamics,
+        "density": job.density,
         "speed": job.speed,
     }
     results: dict[str, Any] = {
@@ -111,7 +115,7 @@ def publish(config: CertifyConfig, certificate: dict[str, Any]) -> None:
         add_curves(dynamics, config.curves, config.case)
 
 
-def _unless_broken(measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _unless_broken(measure: Callable[[], dict[str, Any] | None]) -> dict[str, Any] | None:
     """The result, or why the potential did not survive the measurement."""
     try:
         return measure()
@@ -132,6 +136,14 @@ def assemble(job: Job, results: dict[str, Any]) -> tuple[dict[str, Any], list[An
             periodic=bool(job.atoms.pbc.all()),
             constant_pressure=config.dynamics.md.ensemble.startswith("npt"),
         )
+    contacts, density = results.get("contacts"), results.get("density")
+    if contacts:
+        temperature = config.dynamics.md.temperature
+        judged["contacts_check"] = contacts_check(
+            contacts["approaches"], config.limits, temperature
+        )
+    if density and "broke_down" not in density:
+        judged["density_check"] = density_check(density, config.limits.density_percent)
     checks = make_checks(judged, config.limits)
     passed, sentence = conclude(checks)
     formula = job.atoms.get_chemical_formula()

@@ -10,7 +10,9 @@ from distill.evaluation.verdict import Limits
 from distill.observables import ObservablesConfig
 from distill.simulation import MDConfig, SafetyConfig
 
-Part = Literal["accuracy", "consistency", "nve", "stability", "dynamics", "speed"]
+Part = Literal[
+    "accuracy", "consistency", "nve", "stability", "contacts", "dynamics", "density", "speed"
+]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -88,6 +90,41 @@ class DynamicsConfig:
 
 
 @dataclass(frozen=True)
+class ContactsConfig:
+    """See `distill.evaluation.approach`: sums of covalent radii, Å, eV."""
+
+    closest: float = 0.8
+    step: float = 0.05
+    up_to: float = 5.0
+
+
+@dataclass(frozen=True)
+class DensityConfig:
+    """The density of a periodic system, where the dynamics are at constant volume.
+
+    Attributes:
+        md: the student's run in NPT.
+        replicas: side by side.
+        start: ps at the start that are left out.
+        frames: most that the teacher labels, of all replicas together.
+    """
+
+    md: MDConfig = field(
+        default_factory=lambda: MDConfig(
+            ensemble="npt_scr",
+            thermostat_time=200.0,
+            barostat_time=200.0,
+            steps=200_000,
+            record_every=100,
+            block_steps=2000,
+        )
+    )
+    replicas: int = 4
+    start: float = 10.0
+    frames: int = 2000
+
+
+@dataclass(frozen=True)
 class CertifyConfig:
     """Settings.
 
@@ -115,13 +152,13 @@ class CertifyConfig:
     split: Path | None = None
     structure: str = ""
     teacher: str = ""
-    parts: tuple[
-        Literal["accuracy", "consistency", "nve", "stability", "dynamics", "speed"], ...
-    ] = PARTS
+    parts: tuple[Part, ...] = PARTS
     consistency: ConsistencyConfig = field(default_factory=ConsistencyConfig)
     nve: DriftConfig = field(default_factory=DriftConfig)
     stability: StabilityConfig = field(default_factory=StabilityConfig)
+    contacts: ContactsConfig = field(default_factory=ContactsConfig)
     dynamics: DynamicsConfig = field(default_factory=DynamicsConfig)
+    density: DensityConfig = field(default_factory=DensityConfig)
     limits: Limits = field(default_factory=Limits)
     speed_repeats: int = 5
     output: Path = Path("runs/certificate")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict, replace
 from functools import cached_property, partial
 from typing import Any
@@ -15,12 +14,15 @@ from bundle_teacher import teacher_of
 from certify_config import CertifyConfig
 from distill.calculators import TeacherCalculator
 from distill.data import Dataset, load
-from distill.errors import ConfigError
+from distill.errors import ConfigError, UnsupportedStructureError
 from distill.evaluation import compare_md_speed, measure_accuracy
+from distill.evaluation.approach import approaches, compare_walls
 from distill.evaluation.breakdown import calibration, error_breakdown, shown_forces
 from distill.evaluation.consistency import energy_force_consistency
+from distill.evaluation.density import compare_density
 from distill.evaluation.domain import closest_seen, outside_domain
 from distill.evaluation.dynamics import observe, record_of
+from distill.evaluation.energies import energies_of
 from distill.evaluation.environment import describe_environment
 from distill.evaluation.kept_parts import KeptParts
 from distill.evaluation.nve_drift import nve_drift
@@ -28,8 +30,10 @@ from distill.evaluation.stability_time import run_until_event, summarise_outcome
 from distill.evaluation.teacher_ase import run_with_ase
 from distill.observables import Observables
 from distill.simulation import MDConfig
+from distill.simulation.config import BAROSTATS
 from distill.students import Bundle, load_bundle
 from distill.teachers import Teacher
+from held_out import held_out
 from simulation_start import read_start
 
 ABOVE_TRAINING = (1.25, 1.5)
@@ -220,6 +224,48 @@ class Job:
             ),
         }
 
+    def contacts(self) -> dict[str, Any]:
+        """Energies of atoms that are pushed together."""
+        chosen = self.config.contacts
+        settings = asdict(chosen) | {"teacher": self.teacher.info.weights_sha256}
+
+        def measure() -> dict[str, Any]:
+            try:
+                ways = approaches(self.atoms, chosen.closest, chosen.step)
+            except UnsupportedStructureError:
+                ways = []
+            walls = []
+            for way in ways:
+                own = energies_of(self.student.label, way.structures)
+                theirs = energies_of(self.teacher.label, way.structures)
+                wall = compare_walls(way.distances, own, theirs, chosen.up_to)
+                walls.append(wall.record(way))
+            return {"approaches": walls, "up_to_ev": chosen.up_to}
+
+        return self.kept.get("contacts", settings, measure)
+
+    def density(self) -> dict[str, Any] | None:
+        """Density in NPT by weights; None for what has none or where the dynamics give it."""
+        chosen = self.config.density
+        if not self.atoms.pbc.all() or self.config.dynamics.md.ensemble in BAROSTATS:
+            return None
+        md = replace(chosen.md, seed=chosen.md.seed + self.config.seed)
+        settings = asdict(replace(chosen, md=md)) | {"teacher": self.teacher.info.weights_sha256}
+        return self.kept.get(
+            "density",
+            settings,
+            lambda: compare_density(
+                self.student.potential(self.atoms),
+                self.atoms,
+                md,
+                partial(self.student.label, dtype=np.float64),
+                self.teacher.label,
+                replicas=chosen.replicas,
+                start=chosen.start,
+                frames=chosen.frames,
+            ),
+        )
+
     def speed(self) -> dict[str, Any]:
         """MD steps of teacher and student in turn."""
         repeats, timestep = self.config.speed_repeats, self.config.nve.timestep
@@ -252,29 +298,3 @@ class Job:
             "cutoff_ang": self.student.cutoff,
             "outside": outside_domain(self.atoms, domain, distance_factor=0.95),
         }
-
-
-def held_out(config: CertifyConfig, bundle: Bundle, dataset: Dataset) -> np.ndarray:
-    """Usable structures of the trajectories that the training held out.
-
-    Raises:
-        ConfigError: it is not known which those are, or the dataset has none of them.
-    """
-    path = config.split or config.bundle.parent / "split.json"
-    if path.is_file():
-        trajectories = json.loads(path.read_text())["test"]
-    else:
-        recorded = (bundle.card.get("dataset") or {}).get("trajectories") or {}
-        trajectories = recorded.get("test")
-    if not trajectories:
-        raise ConfigError(
-            f"neither {path} nor the card of {config.bundle} says which trajectories were held "
-            "out: give split=FILE, as train.py writes it"
-        )
-    found = np.flatnonzero(np.isin(dataset.trajectory, trajectories) & dataset.usable)
-    if not len(found):
-        raise ConfigError(
-            f"{config.dataset} holds none of the held-out trajectories, for example "
-            f"{trajectories[0]}: give the file that the student is to be tested on"
-        )
-    return found

@@ -108,11 +108,45 @@ def certificate_figures(
             Figure(own, subject, EVENTS, sum(run["event"] is not None for run in runs), "1"),
             Figure(own, subject, "time until an event or the end", min(times), "ps", span),
         ]
+    contacts = results.get("contacts") or {"approaches": ()}
+    figures += wall_figures(contacts["approaches"], case, subject)
+    density = results.get("density") or {}
+    if "percent" in density:
+        figures += _weighted_density(density, case, subject)
     dynamics = results.get("dynamics") or {}
     if "student" in dynamics:
         figures += _overlaps(certificate["overlaps"], case, subject)
         figures += _scalars(dynamics, case, subject, teacher)
     return figures
+
+
+def wall_figures(walls: Sequence[Mapping[str, Any]], case: str, subject: str) -> list[Figure]:
+    """Figures of records of `distill.evaluation.approach.Wall`; without a hole no barrier."""
+    figures = []
+    for wall in walls:
+        own, barrier = f"{case}, {wall['name']}", wall["barrier_ev"]
+        figures.append(Figure(own, subject, WALL_ERROR, wall["largest_error_ev"], "eV"))
+        figures.append(Figure(own, subject, HOLES, int(barrier is not None), "1"))
+        if barrier is not None:
+            figures.append(Figure(own, subject, BARRIER, barrier, "eV"))
+    return figures
+
+
+def _weighted_density(density: Mapping[str, Any], case: str, subject: str) -> list[Figure]:
+    bath = f"{density['temperature_k']:g} K and {1e4 * density['pressure_gpa']:.4g} bar"
+    own = f"{case}, density at {bath}"
+    return [
+        Figure(own, subject, SHARE, density["effective_share"], "1"),
+        Figure(own, subject, FRAMES, density["frames"], "1"),
+        *(
+            _estimate(own, subject, metric, density[key], density[f"{key}_error"], unit)
+            for metric, key, unit in (
+                (DENSITY, "student", "g/cm³"),
+                (OF_TEACHER, "teacher", "g/cm³"),
+                (DEVIATION, "percent", "%"),
+            )
+        ),
+    ]
 
 
 def _overlaps(rows: Sequence[Mapping[str, Any]], case: str, subject: str) -> list[Figure]:

@@ -15,24 +15,20 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from ase import Atoms
-from matplotlib.figure import Figure as Picture
-
 import train
 from bundle_teacher import teacher_of
-from distill.errors import ConfigError, TeacherError
+from distill.errors import ConfigError
 from distill.evaluation.approach import Approach, Wall, approaches, compare_walls
-from distill.evaluation.plots import BLUE, GREY
-from distill.evaluation.results import Figure, record_figures, replace_text
+from distill.evaluation.certificate_plots import plot_walls
+from distill.evaluation.energies import energies_of
+from distill.evaluation.results import record_figures, replace_text
 from distill.students import load_bundle
 from script import command_of, run_script
-from simulation_records import BARRIER, HOLES, WALL_ERROR
+from simulation_records import wall_figures
 from simulation_start import read_start
 
 SMOKE = (
@@ -94,33 +90,24 @@ def run(config: WallsConfig) -> dict[str, Any]:
     ways = approaches(read_start(config.structure), config.closest, config.step)
     walls = []
     for way in ways:
-        student = energies(bundle.student, way.structures, config.batch_size)
-        theirs = energies(teacher, way.structures, config.batch_size)
+        student, theirs = (
+            energies_of(model.label, way.structures, config.batch_size)
+            for model in (bundle.student, teacher)
+        )
         walls.append(compare_walls(way.distances, student, theirs, config.up_to))
         report(way, walls[-1])
-    found = {
+    found: dict[str, Any] = {
         "bundle": str(config.bundle),
         "structure": config.structure,
         "approaches": [wall.record(way) for way, wall in zip(ways, walls, strict=True)],
     }
     config.output.mkdir(parents=True, exist_ok=True)
     replace_text(config.output / "walls.json", json.dumps(found, indent=1) + "\n")
-    picture(ways, walls, config.up_to).savefig(config.output / "walls.png", dpi=150)
+    plot_walls(found["approaches"], config.up_to).savefig(config.output / "walls.png", dpi=150)
     if config.record is not None:
-        figures = wall_figures(ways, walls, config.case, config.subject or str(config.bundle))
+        subject = config.subject or str(config.bundle)
+        figures = wall_figures(found["approaches"], config.case, subject)
         record_figures(figures, config.record, command_of("walls", config))
-    return found
-
-
-def energies(model: Any, structures: Sequence[Atoms], batch_size: int) -> np.ndarray:
-    """Energies `[D]` of a student or teacher, eV."""
-    parts = [
-        model.label(structures[first : first + batch_size]).energy
-        for first in range(0, len(structures), batch_size)
-    ]
-    found = np.concatenate(parts)
-    if not np.isfinite(found).all():
-        raise TeacherError("an energy is NaN or infinite: give a larger closest")
     return found
 
 
@@ -133,37 +120,6 @@ def report(way: Approach, wall: Wall) -> None:
         f"{way.name} (atoms {way.atoms[0]} and {way.atoms[1]}, from {way.distances[0]:.2f} Å): "
         f"largest error {wall.largest_error:.2f} eV, {hole}"
     )
-
-
-def wall_figures(
-    ways: Sequence[Approach], walls: Sequence[Wall], case: str, subject: str
-) -> list[Figure]:
-    """For the records; where there is no hole there is no barrier."""
-    figures = []
-    for way, wall in zip(ways, walls, strict=True):
-        own = f"{case}, {way.name}"
-        figures.append(Figure(own, subject, WALL_ERROR, wall.largest_error, "eV"))
-        figures.append(Figure(own, subject, HOLES, int(wall.barrier is not None), "1"))
-        if wall.barrier is not None:
-            figures.append(Figure(own, subject, BARRIER, wall.barrier, "eV"))
-    return figures
-
-
-def picture(ways: Sequence[Approach], walls: Sequence[Wall], up_to: float) -> Picture:
-    """Both energies along every approach."""
-    columns = min(len(ways), 3)
-    rows = -(-len(ways) // columns)
-    figure = Picture(figsize=(3.3 * columns, 2.6 * rows), layout="constrained")
-    panels = figure.subplots(rows, columns, squeeze=False).ravel()
-    for panel in panels[len(ways) :]:
-        panel.set_visible(False)
-    for panel, way, wall in zip(panels, ways, walls, strict=False):
-        panel.plot(way.distances, wall.teacher, color=GREY, linewidth=3, label="teacher")
-        panel.plot(way.distances, wall.student, color=BLUE, label="student")
-        panel.set(title=way.name, xlabel="distance (Å)", ylabel="energy (eV)")
-        panel.set_ylim(min(-0.4 * up_to, wall.teacher.min()), 2 * up_to)
-    panels[0].legend(frameon=False)
-    return figure
 
 
 if __name__ == "__main__":

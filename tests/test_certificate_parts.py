@@ -16,6 +16,7 @@ from builders import ethanol, frames_of, morse_dataset, small_student, two_water
 from distill.data import Dataset, Labels
 from distill.errors import DatasetError, SimulationError
 from distill.evaluation.accuracy import Accuracy
+from distill.evaluation.approach import contacts_check
 from distill.evaluation.breakdown import calibration, error_breakdown
 from distill.evaluation.consistency import energy_force_consistency
 from distill.evaluation.domain import (
@@ -256,7 +257,11 @@ GOOD = {
         "duration_ps": 10.0,
         "runs": [{"event": None, "time": 10.0, "temperature": 400.0}],
     },
-    "dynamics_checks": [Check("RDF of student and teacher", "≥ 0.98", "0.99", "pass")],
+    "contacts_check": Check("energy of close contacts", "no hole", "no hole", "pass"),
+    "dynamics_checks": [
+        Check("RDF of student and teacher", "≥ 0.98", "0.99", "pass"),
+        Check("density", "within 2 %", "+0.10 ± 0.10 %", "pass"),
+    ],
     "calibration": {"predicted": [0.01, 0.02], "observed": [0.011, 0.021]},
     "domain": {"outside": []},
     "speed": {"md_speedup": 5.0},
@@ -269,6 +274,9 @@ BAD = {
         "duration_ps": 10.0,
         "runs": [{"event": "atoms 1 and 2", "time": 1.0, "temperature": 400.0}],
     },
+    "contacts_check": Check("energy of close contacts", "no hole", "a hole", "fail"),
+    "density_check": Check("density", "within 2 %", "+5.00 ± 0.10 %", "fail"),
+    "density": {"broke_down": "NaN"},
     "calibration": {"predicted": [0.01, 0.02], "observed": [0.11, 0.21]},
     "domain": {"outside": ["N"]},
     "speed": {"md_speedup": 0.5},
@@ -281,11 +289,17 @@ def test_verdict_counts_only_what_was_measured():
     for part, worse in BAD.items():
         failed, sentence = conclude(make_checks({**GOOD, part: worse}, Limits()))
         assert not failed and "failed" in sentence
+        if part.startswith("density"):  # That of the dynamics counts where there is no other.
+            continue
         missing = make_checks({**GOOD, part: None}, Limits())
         assert "not measured" in {check.status for check in missing}
         assert not conclude(missing)[0]
     assert not conclude(make_checks({**GOOD, "dynamics_checks": None}, Limits()))[0]
     assert not conclude(make_checks({}, Limits()))[0]
+    # A density of its own takes the place of one that the dynamics did not measure.
+    without = [Check("density", "within 2 %", "", "not measured", "at constant volume")]
+    weighted = {**GOOD, "dynamics_checks": without, "density_check": GOOD["dynamics_checks"][1]}
+    assert conclude(make_checks(weighted, Limits()))[0]
     # An error bar that reaches over the limit decides nothing, on either side.
     for drift in (0.9, 1.1):
         unsure = {**GOOD, "nve": {"drift_mev_per_atom_per_ns": drift, "standard_error": 0.2}}
@@ -295,6 +309,19 @@ def test_verdict_counts_only_what_was_measured():
         )
     nan = {**GOOD, "accuracy": {"force_r2": None, "force_mae_mev_per_ang": float("nan")}}
     assert [c.status for c in make_checks(nan, Limits())[:2]] == ["not measured"] * 2
+
+
+def test_a_hole_counts_by_its_barrier():
+    def wall(barrier=None):
+        return {"name": "H-H, atoms", "barrier_ev": barrier, "largest_error_ev": 0.2}
+
+    assert contacts_check([], Limits(), 300.0).status == "not applicable"
+    assert contacts_check([wall(), wall()], Limits(), 300.0).status == "pass"
+    # 50 kT are 1.29 eV at 300 K.
+    low = contacts_check([wall(3.0), wall(1.2)], Limits(), 300.0)
+    assert low.status == "fail" and "1.20 eV (46 kT)" in low.value
+    assert contacts_check([wall(1.4)], Limits(), 300.0).status == "pass"
+    assert contacts_check([wall(1.4)], Limits(), 400.0).status == "fail"
 
 
 def test_parts_are_kept_until_something_changes(tmp_path):

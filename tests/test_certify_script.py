@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 from ase.build import molecule
+from builders import water_box
 
 from distill.data import Dataset, Labels, save
 from distill.evaluation.domain import training_domain
@@ -78,9 +79,9 @@ def test_smoke_again_and_in_parts(certify, case, tmp_path, demo_teacher_path, ca
     assert certificate["provenance"]["licence of the teacher"] == "unknown"
     assert len(certificate["results"]["stability"]["runs"]) == 2
     html = (output / "certificate.html").read_text()
-    for name in ("accuracy", "nve", "stability", "calibration", "rdf", "vdos"):
+    for name in ("accuracy", "nve", "stability", "contacts", "calibration", "rdf", "vdos"):
         assert (output / f"{name}.png").stat().st_size > 3000
-    assert html.count("data:image/png;base64,") == 6
+    assert html.count("data:image/png;base64,") == 7
     records = {(r["subject"], r["metric"]): r for r in read_records(tmp_path / "a.json")}
     drift, row = records["s", "NVE drift"], certificate["overlaps"][0]
     assert drift["value"] == certificate["results"]["nve"]["drift_mev_per_atom_per_ns"]
@@ -90,11 +91,18 @@ def test_smoke_again_and_in_parts(certify, case, tmp_path, demo_teacher_path, ca
     curves = json.loads((tmp_path / "a_curves.json").read_text())["c"]
     assert len(curves["rdf H-O"]["teacher"]["mean"]) == len(curves["rdf H-O"]["x"])
     page = (output / "certificate.md").read_text()
-    for title in ("Verdict", "Stability", "Domain of validity", "Speed", "Provenance"):
+    for title in (
+        "Verdict",
+        "Stability",
+        "Close contacts",
+        "Domain of validity",
+        "Speed",
+        "Provenance",
+    ):
         assert f"## {title}" in page
     # Again: nothing is measured; one part left out is one that was not measured.
     capsys.readouterr()
-    parts = "parts=[accuracy, consistency, stability, dynamics, speed]"
+    parts = "parts=[accuracy, consistency, stability, contacts, dynamics, density, speed]"
     assert certify.main([*arguments, parts]) == 0
     printed = capsys.readouterr().out
     assert "kept from before" in printed and "measuring" not in printed
@@ -108,6 +116,41 @@ def test_smoke_again_and_in_parts(certify, case, tmp_path, demo_teacher_path, ca
     )
     printed = capsys.readouterr().out
     assert "consistency: measuring" in printed and "accuracy: kept" in printed
+
+
+def test_the_density_of_a_liquid(certify, case, tmp_path, demo_teacher_path):
+    output, start = tmp_path / "certificate", tmp_path / "start.xyz"
+    water_box(2).write(start)
+    arguments = [
+        *case,
+        f"teacher=fennol:{demo_teacher_path}",
+        f"structure={start}",
+        f"output={output}",
+        "parts=[density]",
+        "density.md={temperature: 20.0, timestep: 0.1, steps: 60, record_every: 2}",
+        "density.md.block_steps=20",
+        "density.replicas=2",
+        "density.start=0.001",
+        "density.frames=20",
+        f"record={tmp_path / 'a.json'}",
+        "case=c",
+        "subject=s",
+    ]
+    assert certify.main(arguments) == 0
+    certificate = json.loads((output / "certificate.json").read_text())
+    found = certificate["results"]["density"]
+    checks = {check["name"]: check for check in certificate["checks"]}
+    assert found["frames"] == 20 and 0.05 <= found["effective_share"] <= 1.0
+    assert checks["density"]["value"].startswith(f"{found['percent']:+.2f}")
+    assert checks["RDF of student and teacher"]["status"] == "not measured"
+    assert "the teacher, from 20 of these frames" in (output / "certificate.md").read_text()
+    assert (output / "density.png").stat().st_size > 3000
+    records = {(r["case"], r["metric"]): r["value"] for r in read_records(tmp_path / "a.json")}
+    assert records["c, density at 20 K and 1 bar", "density"] == pytest.approx(found["student"])
+    # A part of which the dynamics tell is not measured twice.
+    assert certify.main([*arguments, "dynamics.md={ensemble: npt_scr}", "parts=[density]"]) == 0
+    again = json.loads((output / "certificate.json").read_text())
+    assert again["results"]["density"] is None
 
 
 @pytest.mark.parametrize(

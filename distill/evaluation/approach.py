@@ -7,6 +7,7 @@ molecules and by the atoms alone, and both energies are compared along the way.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ from ase.data import chemical_symbols
 
 from distill.bonds import sums_of_radii
 from distill.errors import UnsupportedStructureError
+from distill.evaluation.verdict import Check, Limits
 from distill.sampling.squeezed import find_contacts
+from distill.units import BOLTZMANN
 
 REACH = 5.0
 """Å, within which the nearest pair of two elements is looked for."""
@@ -151,3 +154,20 @@ def compare_walls(
         return Wall(student, teacher, error, None, None)
     fall = int(below[0])
     return Wall(student, teacher, error, float(highest[fall]), float(distances[fall]))
+
+
+def contacts_check(walls: Sequence[Mapping[str, Any]], limits: Limits, temperature: float) -> Check:
+    """Judge records of `Wall` for runs at `temperature`, K; none is what does not apply."""
+    name, least = "energy of close contacts", limits.hole_barrier_kt
+    text = f"no hole behind a barrier below {least:g} kT"
+    if not walls:
+        why = "no two atoms can be pushed together"
+        return Check(name, text, "", "not applicable", why)
+    holes = [wall for wall in walls if wall["barrier_ev"] is not None]
+    worst = max(wall["largest_error_ev"] for wall in walls)
+    if not holes:
+        return Check(name, text, f"no hole, largest error {worst:.2g} eV", "pass")
+    lowest = min(holes, key=lambda wall: wall["barrier_ev"])
+    barrier = lowest["barrier_ev"] / (BOLTZMANN * temperature)
+    shown = f"{lowest['name']}: a hole behind {lowest['barrier_ev']:.2f} eV ({barrier:.0f} kT)"
+    return Check(name, text, shown, "pass" if barrier >= least else "fail")

@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from distill.evaluation.report_page import Picture, Section, Table
+from distill.evaluation.simulation_sections import (
+    NOT_MEASURED,
+    contacts_section,
+    density_section,
+    dynamics_section,
+    nve_section,
+    stability_section,
+)
 from distill.evaluation.verdict import Check
 
-NOT_MEASURED = "Not measured."
 SHOWN_TRAJECTORIES = 20
 """Most trajectories listed, those with the largest errors."""
 
@@ -23,9 +30,11 @@ def certificate_sections(
         _verdict(certificate["verdict"], checks),
         _accuracy(results.get("accuracy")),
         _consistency(results.get("consistency")),
-        _nve(results.get("nve")),
-        _stability(results.get("stability")),
-        _dynamics(results.get("dynamics"), certificate.get("overlaps") or []),
+        nve_section(results.get("nve")),
+        stability_section(results.get("stability")),
+        contacts_section(results.get("contacts")),
+        dynamics_section(results.get("dynamics"), certificate.get("overlaps") or []),
+        density_section(results.get("density")),
         _calibration(results.get("calibration")),
         _domain(results.get("domain")),
         _speed(results.get("speed"), certificate["device"]),
@@ -35,9 +44,11 @@ def certificate_sections(
         "accuracy": 1,
         "nve": 3,
         "stability": 4,
-        "rdf": 5,
-        "vdos": 5,
-        "calibration": 6,
+        "contacts": 5,
+        "rdf": 6,
+        "vdos": 6,
+        "density": 7,
+        "calibration": 8,
     }
     for name, path in plots.items():
         sections[places[name]].content.append(Picture(path, name))
@@ -91,10 +102,6 @@ def _accuracy(result: Mapping[str, Any] | None) -> Section:
     return section
 
 
-def _why_nothing(result: Mapping[str, Any] | None) -> str:
-    return f"The runs broke down: {result['broke_down']}" if result else NOT_MEASURED
-
-
 def _errors(row: Mapping[str, Any]) -> list[str]:
     return [str(row["atoms"]), f"{row['mae']:.2f}", f"{row['rmse']:.2f}"]
 
@@ -112,109 +119,6 @@ def _consistency(result: Mapping[str, Any] | None) -> Section:
             f"force), RMS {result['rms_ev_per_ang']:.1e} eV/Å."
         ],
     )
-
-
-def _nve(result: Mapping[str, Any] | None) -> Section:
-    if not result or "broke_down" in result:
-        return Section("Energy conservation", [_why_nothing(result)])
-    return Section(
-        "Energy conservation",
-        [
-            f"{len(result['by_seed'])} NVE runs of {result['duration_ps']:g} ps of "
-            f"{result['atoms']} atoms in {result['precision']}, timestep "
-            f"{result['timestep_fs']:g} fs: drift {result['drift_mev_per_atom_per_ns']:+.3g} ± "
-            f"{result['standard_error']:.2g} meV/atom/ns (mean and standard error over the seeds), "
-            f"fluctuation {result['fluctuation_mev_per_atom']:.3g} meV/atom.",
-            Table(
-                ["seed", "mean temperature (K)", "drift (meV/atom/ns)"],
-                [
-                    [str(number), f"{row['temperature_k']:.0f}", f"{row['drift']:+.3g}"]
-                    for number, row in enumerate(result["by_seed"])
-                ],
-            ),
-        ],
-    )
-
-
-def _stability(result: Mapping[str, Any] | None) -> Section:
-    if not result:
-        return Section("Stability", [NOT_MEASURED])
-    highest = result["training_temperature_k"]
-    training = f"{highest:g} K" if highest else "an unknown temperature"
-    rows = [
-        [
-            f"{run['temperature']:g}",
-            str(run["seed"]),
-            f"{run['time']:.3g}" if run["event"] else f"≥ {run['time']:.3g}",
-            run["event"] or "none",
-            "–" if (e := run["largest_expected_error"]) is None else f"{e:.2f}",
-        ]
-        for run in result["runs"]
-    ]
-    return Section(
-        "Stability",
-        [
-            f"Runs of {result['duration_ps']:g} ps in {result['ensemble']}, timestep "
-            f"{result['timestep_fs']:g} fs; training went up to {training}. Looked for: "
-            f"{result['looked_for']}.",
-            Table(
-                [
-                    "temperature (K)",
-                    "seed",
-                    "time to the event (ps)",
-                    "event",
-                    "largest expected error (eV/Å)",
-                ],
-                rows,
-            ),
-        ],
-    )
-
-
-def _dynamics(result: Mapping[str, Any] | None, overlaps: Sequence[Mapping[str, Any]]) -> Section:
-    title = "Dynamics of student and teacher"
-    if not result or "broke_down" in result:
-        return Section(title, [_why_nothing(result)])
-    section = Section(
-        title,
-        [
-            f"{result['conditions']} Overlap is 1 - ∫|a - b| / ∫(a + b). The last column is what "
-            "two runs of the teacher with different seeds reach: more cannot be asked for.",
-            Table(
-                ["curve", "student with teacher", "teacher with itself"],
-                [[r["curve"], _with_error(r), f"{r['teacher_with_itself']:.4f}"] for r in overlaps],
-            ),
-        ],
-    )
-    runs = [result["student"], *result["teachers"]]
-    rows = [
-        [name, *(_estimate(run["scalars"][name]) for run in runs)]
-        for name in runs[0]["scalars"]
-        if all(name in run["scalars"] for run in runs) and "energy" not in name
-    ]
-    rows += [
-        [f"diffusion of {e} (cm²/s)", *(_estimate(run["diffusion_cm2_per_s"][e]) for run in runs)]
-        for e in runs[0]["diffusion_cm2_per_s"]
-        if all(e in run["diffusion_cm2_per_s"] for run in runs)
-    ]
-    if rows:
-        section.content.append(Table(["", "student", "teacher", "teacher, other seed"], rows))
-    section.content += sorted({note for run in runs for note in run["notes"]})
-    return section
-
-
-def _with_error(row: Mapping[str, Any]) -> str:
-    if row["error"] is None:
-        return f"{row['overlap']:.4f}"
-    return f"{row['overlap']:.4f} ± {row['error']:.4f}"
-
-
-def _estimate(estimate: Mapping[str, Any]) -> str:
-    if estimate["value"] is None:
-        return "–"
-    if estimate["error"] is None:
-        return f"{estimate['value']:.4g}"
-    return f"{estimate['value']:.4g} ± {estimate['error']:.1g}"
 
 
 def _calibration(result: Mapping[str, Any] | None) -> Section:

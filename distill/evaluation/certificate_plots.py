@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +19,11 @@ def save_certificate_plots(folder: Path, results: Mapping[str, Any]) -> dict[str
         "accuracy": _accuracy,
         "nve": _nve,
         "stability": _stability,
+        "contacts": _contacts,
         "calibration": _calibration,
         "rdf": _radial,
         "vdos": _vibrations,
+        "density": _density,
     }
     paths = {}
     for name, draw in drawings.items():
@@ -121,4 +123,45 @@ def _curves(result: Mapping[str, Any], kind: str) -> Figure | None:
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     panels[0].legend(frameon=False, fontsize="small")
+    return figure
+
+
+def _density(result: Mapping[str, Any]) -> Figure:
+    figure = Figure(figsize=(5, 3.5), layout="constrained")
+    axes = figure.subplots()
+    histogram = result["histogram"]
+    for key, color, name in (
+        ("student", BLUE, "student"),
+        ("teacher", GREY, "weighted for the teacher"),
+    ):
+        axes.stairs(histogram[key], histogram["edges"], color=color, label=name)
+    axes.set(xlabel="density (g/cm³)", ylabel="probability density (cm³/g)")
+    axes.legend(frameon=False)
+    return figure
+
+
+def _contacts(result: Mapping[str, Any]) -> Figure | None:
+    return plot_walls(result["approaches"], result["up_to_ev"]) if result["approaches"] else None
+
+
+def plot_walls(walls: Sequence[Mapping[str, Any]], up_to: float) -> Figure:
+    """Energies of student and teacher along every approach.
+
+    Args:
+        walls: records of `distill.evaluation.approach.Wall`, at least one.
+        up_to: eV, as for `compare_walls`.
+    """
+    columns = min(len(walls), 3)
+    rows = -(-len(walls) // columns)
+    figure = Figure(figsize=(3.3 * columns, 2.6 * rows), layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for panel in panels[len(walls) :]:
+        panel.set_visible(False)
+    for panel, wall in zip(panels, walls, strict=False):
+        distances = wall["distances_ang"]
+        panel.plot(distances, wall["teacher_ev"], color=GREY, linewidth=3, label="teacher")
+        panel.plot(distances, wall["student_ev"], color=BLUE, label="student")
+        panel.set(title=wall["name"], xlabel="distance (Å)", ylabel="energy (eV)")
+        panel.set_ylim(min(-0.4 * up_to, *wall["teacher_ev"]), 2 * up_to)
+    panels[0].legend(frameon=False)
     return figure

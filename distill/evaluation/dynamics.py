@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from distill.evaluation.verdict import Check, Limits
+from distill.evaluation.verdict import Check, Limits, within_percent
 from distill.observables import Curve, Observables, ObservablesConfig, Observed, overlap
 from distill.potential import Potential
 from distill.simulation import MDConfig, run_md
@@ -161,10 +161,7 @@ def _density(
         [run["scalars"]["density_g_per_cm3"] for run in (student, *teachers)]
     )
     percent, error = 100 * (own / mean - 1), 100 * error / mean
-    shown = f"{percent:+.2f} ± {error:.2f} %"
-    if not abs(abs(percent) - limits.density_percent) > 2 * error:
-        return Check(name, text, shown, "undecided", "the error bar is too wide: run longer")
-    return Check(name, text, shown, "pass" if abs(percent) <= limits.density_percent else "fail")
+    return within_percent(name, percent, error, limits.density_percent)
 
 
 def _diffusion(

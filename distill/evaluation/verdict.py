@@ -25,6 +25,8 @@ class Limits:
         noise: times the teacher's difference from itself (with another seed) that the student's
             difference from the teacher may be.
         density_percent: largest deviation from the teacher's, in NPT.
+        hole_barrier_kt: lowest barrier before a hole in the energy of close contacts, in kT of the
+            dynamics.
         diffusion_errors: combined standard errors by which diffusion coefficients may differ.
         speedup: MD step of the teacher over that of the student, more than.
     """
@@ -38,6 +40,7 @@ class Limits:
     vdos_overlap: float = 0.9
     noise: float = 2.0
     density_percent: float = 2.0
+    hole_barrier_kt: float = 50.0
     diffusion_errors: float = 3.0
     speedup: float = 1.0
 
@@ -64,14 +67,19 @@ class Check:
 def make_checks(results: Mapping[str, Any], limits: Limits) -> list[Check]:
     """All checks of the parts in `results`; a part that is None or missing was not measured.
 
-    A part `{"broke_down": why}` is one whose runs the potential did not survive: it failed.
+    A part `{"broke_down": why}` is one whose runs the potential did not survive: it failed. Checks
+    that other modules make are `dynamics_checks`, `density_check` (instead of that of the dynamics)
+    and `contacts_check`.
     """
+    dynamics = results.get("dynamics_checks") or _no_dynamics(results.get("dynamics"))
+    density = results.get("density_check") or _broken_density(results.get("density"), limits)
     return [
         *_accuracy(results.get("accuracy"), limits),
         _consistency(results.get("consistency"), limits),
         _drift(results.get("nve"), limits),
         _stability(results.get("stability")),
-        *(results.get("dynamics_checks") or _no_dynamics(results.get("dynamics"))),
+        results.get("contacts_check") or _missing("energy of close contacts", "no hole"),
+        *(density if density and c.name == density.name else c for c in dynamics),
         _calibration(results.get("calibration"), results.get("accuracy"), limits),
         _domain(results.get("domain")),
         _speed(results.get("speed"), limits),
@@ -105,6 +113,14 @@ def at_least(name: str, value: float | None, limit: float, digits: int = 4) -> C
         return Check(name, f"≥ {limit:g}", "", "not measured", "no value")
     shown = f"{value:.{digits}g}"
     return Check(name, f"≥ {limit:g}", shown, "pass" if value >= limit else "fail")
+
+
+def within_percent(name: str, percent: float, error: float, limit: float) -> Check:
+    """Passed or failed only where the limit is two standard errors away."""
+    text, shown = f"within {limit:g} %", f"{percent:+.2f} ± {error:.2f} %"
+    if not abs(abs(percent) - limit) > 2 * error:
+        return Check(name, text, shown, "undecided", "the error bar is too wide: run longer")
+    return Check(name, text, shown, "pass" if abs(percent) <= limit else "fail")
 
 
 def _missing(name: str, limit: str) -> Check:
@@ -193,6 +209,13 @@ def _speed(result: Mapping[str, Any] | None, limits: Limits) -> Check:
         return _missing(name, text)
     value = result["md_speedup"]
     return Check(name, text, f"{value:.2f}", "pass" if value > limits.speedup else "fail")
+
+
+def _broken_density(result: Mapping[str, Any] | None, limits: Limits) -> Check | None:
+    if not result or "broke_down" not in result:
+        return None
+    text = f"within {limits.density_percent:g} %"
+    return Check("density", text, "", "fail", result["broke_down"])
 
 
 def _no_dynamics(result: Mapping[str, Any] | None) -> list[Check]:

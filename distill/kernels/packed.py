@@ -10,12 +10,12 @@ Packed = tuple[jax.Array, jax.Array]
 
 
 def pack(x: jax.Array, y: jax.Array, z: jax.Array) -> Packed:
-    """Three arrays as two."""
+    """Two arrays from three of equal shape, float32 or float64."""
     return jax.lax.complex(x, y), z
 
 
 def unpack(packed: Packed) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """x, y and z of packed vectors."""
+    """x, y and z, each of the shape of the packed arrays."""
     level, z = packed
     return level.real, level.imag, z
 
