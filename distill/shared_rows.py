@@ -7,7 +7,7 @@ The rows of each element are divided by themselves, which keeps the elements of 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,24 @@ AXIS = "rows"
 """Name of the axis of the devices."""
 
 
+class _Run(NamedTuple):
+    """Rows of one element in a share.
+
+    Attributes:
+        first: `()` int32, the first row that counts.
+        end: `()` int32, one more than the last that counts.
+        begin: `()` int32, the first row that is evaluated.
+        size: how many are.
+        place: of the first of them among the rows of the share.
+    """
+
+    first: jax.Array
+    end: jax.Array
+    begin: jax.Array
+    size: int
+    place: int
+
+
 class Share:
     """The rows of one device.
 
@@ -40,50 +58,38 @@ class Share:
     def __init__(self, number: jax.Array, count: int, rows: np.ndarray) -> None:
         runs = element_runs(rows)
         assert runs is not None
-        self._n_rows = len(rows)
-        self._sizes = [-(-(end - start) // count) for _, start, end in runs]
-        self._firsts = [
-            jnp.minimum(start + number * size, end)
-            for (_, start, end), size in zip(runs, self._sizes, strict=True)
-        ]
-        """First row of each element that counts here."""
-        self._ends = [
-            jnp.minimum(first + size, end)
-            for first, size, (_, _, end) in zip(self._firsts, self._sizes, runs, strict=True)
-        ]
-        self._begins = [
-            jnp.minimum(first, end - size)
-            for first, size, (_, _, end) in zip(self._firsts, self._sizes, runs, strict=True)
-        ]
-        """First row of each element that is evaluated here."""
-        self._places = [int(place) for place in np.cumsum([0, *self._sizes[:-1]])]
-        self.elements = np.repeat([element for element, _, _ in runs], self._sizes)
+        self._n_rows, self._runs = len(rows), []
+        place = 0
+        for _, start, stop in runs:
+            size = -(-(stop - start) // count)
+            first = jnp.minimum(start + number * size, stop)
+            end = jnp.minimum(first + size, stop)
+            self._runs.append(_Run(first, end, jnp.minimum(first, stop - size), size, place))
+            place += size
+        sizes = [run.size for run in self._runs]
+        self.elements = np.repeat([element for element, _, _ in runs], sizes)
         """`[b]`, static: the element of each row of the share."""
 
     def taken(self, arrays: Any) -> Any:
         """The rows of this share, `[b, ...]`, of arrays `[n, ...]`."""
 
         def take(array: jax.Array) -> jax.Array:
-            parts = [
-                jax.lax.dynamic_slice_in_dim(array, begin, size)
-                for begin, size in zip(self._begins, self._sizes, strict=True)
-            ]
-            return jnp.concatenate(parts)
+            return jnp.concatenate(
+                [jax.lax.dynamic_slice_in_dim(array, run.begin, run.size) for run in self._runs]
+            )
 
         return jax.tree.map(take, arrays)
 
     def spread(self, array: jax.Array) -> jax.Array:
         """`[n, ...]` from the rows of this share, `[b, ...]`: zero where another share counts."""
         found = jnp.zeros((self._n_rows, *array.shape[1:]), array.dtype)
-        for first, end, begin, size, place in zip(
-            self._firsts, self._ends, self._begins, self._sizes, self._places, strict=True
-        ):
-            row = begin + jnp.arange(size)
-            counts = (row >= first) & (row < end)
-            own = array[place : place + size]
+        for run in self._runs:
+            row = run.begin + jnp.arange(run.size)
+            counts = (row >= run.first) & (row < run.end)
+            own = array[run.place : run.place + run.size]
             own = jnp.where(counts.reshape(-1, *[1] * (own.ndim - 1)), own, 0)
-            there = jax.lax.dynamic_slice_in_dim(found, begin, size)
-            found = jax.lax.dynamic_update_slice_in_dim(found, there + own, begin, 0)
+            there = jax.lax.dynamic_slice_in_dim(found, run.begin, run.size)
+            found = jax.lax.dynamic_update_slice_in_dim(found, there + own, run.begin, 0)
         return found
 
     def forces(self, gradient: Packed, reverse: jax.Array) -> jax.Array:
@@ -99,11 +105,9 @@ class Share:
 
         def mirrored(there: jax.Array) -> jax.Array:
             here = jnp.full_like(there, outside)
-            for first, end, begin, place in zip(
-                self._firsts, self._ends, self._begins, self._places, strict=True
-            ):
-                counts = (there >= first * slots) & (there < end * slots)
-                here = jnp.where(counts, there - (begin - place) * slots, here)
+            for run in self._runs:
+                counts = (there >= run.first * slots) & (there < run.end * slots)
+                here = jnp.where(counts, there - (run.begin - run.place) * slots, here)
             level, z = (part.at[here].get(mode="fill", fill_value=0) for part in flat)
             return -summed((level, z))
 
