@@ -26,7 +26,7 @@ from distill.kernels.moment_blocks import (
 )
 from distill.kernels.packed import Packed, pack, summed, unpack
 from distill.neighbors.grouped import GroupedList, extended_positions, grouped_list
-from distill.shared_rows import Share, on_devices
+from distill.shared_rows import Share, on_devices, with_shares
 
 
 class GroupedFunctions(NamedTuple):
@@ -106,7 +106,13 @@ def grouped_functions(
         energies, expected, virials = results
         return RowResults(energies, expected, forces, None if virials is None else virials.sum(0))
 
-    evaluate = on_devices(of_rows, rows, devices) if devices else partial(of_rows, None)
+    evaluate: Callable[..., Any] = partial(of_rows, None)
+    update: Callable[..., GroupedList] = lists.update
+    if devices:
+        evaluate = on_devices(of_rows, rows, devices)
+        update = with_shares(
+            lambda share, nbrs, positions: lists.update(nbrs, positions, share), rows, devices
+        )
 
     def in_order(found: RowResults, nbrs: GroupedList) -> RowResults:
         return found._replace(forces=in_order_of_atoms(found.forces, nbrs))
@@ -119,7 +125,7 @@ def grouped_functions(
     ) -> RowResults:
         return in_order(evaluate(positions, nbrs, cell, True, beside), nbrs)
 
-    return GroupedFunctions(allocate, lists.update, overflow, run, run_in_cell)
+    return GroupedFunctions(allocate, update, overflow, run, run_in_cell)
 
 
 def _evaluate(

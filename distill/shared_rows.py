@@ -58,7 +58,9 @@ class Share:
     def __init__(self, number: jax.Array, count: int, rows: np.ndarray) -> None:
         runs = element_runs(rows)
         assert runs is not None
+        self._number, self._count = number, count
         self._n_rows, self._runs = len(rows), []
+        self._all_runs = [(start, stop) for _, start, stop in runs]
         place = 0
         for _, start, stop in runs:
             size = -(-(stop - start) // count)
@@ -92,6 +94,38 @@ class Share:
             found = jax.lax.dynamic_update_slice_in_dim(found, there + own, run.begin, 0)
         return found
 
+    def rows(self, array: jax.Array) -> jax.Array:
+        """As `taken`, of one array; with the next three a `distill.neighbors.division.Division`."""
+        own: jax.Array = self.taken(array)
+        return own
+
+    def all_rows(self, array: jax.Array) -> jax.Array:
+        """`[n, ...]` from the rows of every share, `[b, ...]`."""
+        shares = jax.lax.all_gather(array, AXIS)
+        found = []
+        for (start, stop), run in zip(self._all_runs, self._runs, strict=True):
+            for number in range(self._count):
+                first, end, begin = _span(number, run.size, start, stop)
+                place = run.place - begin
+                found.append(shares[number, place + first : place + end])
+        return jnp.concatenate(found)
+
+    def part(self, array: jax.Array, axis: int) -> jax.Array:
+        """Own part of an axis that is divided evenly."""
+        length = array.shape[axis]
+        size = -(-length // self._count)
+        begin = jnp.minimum(self._number * size, length - size)
+        return jax.lax.dynamic_slice_in_dim(array, begin, size, axis)
+
+    def all_parts(self, array: jax.Array, axis: int, length: int) -> jax.Array:
+        """The whole axis, of a length, from the parts of every device."""
+        parts, found = jax.lax.all_gather(array, AXIS), []
+        for number in range(self._count):
+            first, end, begin = _span(number, array.shape[axis], 0, length)
+            own = jax.lax.slice_in_dim(parts[number], first - begin, end - begin, axis=axis)
+            found.append(own)
+        return jnp.concatenate(found, axis)
+
     def forces(self, gradient: Packed, reverse: jax.Array) -> jax.Array:
         """What the pairs of this share add to the forces `[n, 3]` by row, in eV/Å.
 
@@ -115,6 +149,12 @@ class Share:
         return others + self.spread(summed(gradient))
 
 
+def _span(number: int, size: int, start: int, stop: int) -> tuple[int, int, int]:
+    """The first row of a share that counts, one more than the last, and the first evaluated."""
+    first = min(start + number * size, stop)
+    return first, min(first + size, stop), min(first, stop - size)
+
+
 def on_devices(
     function: Callable[..., Any], rows: np.ndarray, devices: Sequence[jax.Device]
 ) -> Callable[..., Any]:
@@ -126,18 +166,31 @@ def on_devices(
         rows: `[n]`, sorted, static: the element of each row.
         devices: different ones, of one kind.
     """
+
+    def together(positions: Any, lists: Any, cell: Any, *settings: Any) -> Any:
+        def added(share: Share, positions: Any, lists: Any, cell: Any) -> Any:
+            return jax.lax.psum(function(share, positions, lists, cell, *settings), AXIS)
+
+        cell = jnp.asarray(cell, positions.dtype)
+        return with_shares(added, rows, devices)(positions, lists, cell)
+
+    return together
+
+
+def with_shares(
+    function: Callable[..., Any], rows: np.ndarray, devices: Sequence[jax.Device]
+) -> Callable[..., Any]:
+    """`function(share, *arrays)` on every device, without the share.
+
+    Arrays are the same on all devices, those that go in and those that come out.
+    """
     mesh = Mesh(np.asarray(devices), (AXIS,))
     everywhere = PartitionSpec()
 
-    def together(positions: Any, lists: Any, cell: Any, *settings: Any) -> Any:
-        def share(positions: Any, lists: Any, cell: Any) -> Any:
-            own = Share(jax.lax.axis_index(AXIS), len(devices), rows)
-            return jax.lax.psum(function(own, positions, lists, cell, *settings), AXIS)
+    def every(*arrays: Any) -> Any:
+        return function(Share(jax.lax.axis_index(AXIS), len(devices), rows), *arrays)
 
-        # What differs between devices is summed in the end; JAX need not follow it.
-        mapped = jax.shard_map(
-            share, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
-        )
-        return mapped(positions, lists, jnp.asarray(cell, positions.dtype))
-
-    return together
+    # What differs between devices is summed or gathered in the end; JAX need not follow it.
+    return jax.shard_map(
+        every, mesh=mesh, in_specs=everywhere, out_specs=everywhere, check_vma=False
+    )

@@ -84,6 +84,23 @@ def check_results(count: int) -> None:
     assert len(found.forces.sharding.device_set) == count
 
 
+def check_lists(count: int) -> None:
+    """Rebuilt together, of one grid cell (with images left out) and of many: the same list."""
+    for atoms in (water_box(2), water_box(4), water_box(4).repeat((1, 1, 2))):
+        make = partial(small_student(**OPTIONS).potential, atoms)
+        alone, shared = make(), make(devices=jax.devices()[:count])
+        start = jnp.asarray(atoms.positions, jnp.float32)
+        lists = alone.allocate(start)
+        moved = start + 0.2 * np.random.default_rng(0).normal(size=start.shape)
+        expected, found = (jax.jit(one.update)(lists, moved) for one in (alone, shared))
+        assert not (expected.overflow | (expected.neighbors == lists.neighbors).all())
+        for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+            np.testing.assert_array_equal(one, other)
+        # Still the list where nothing is close to the border of the skin.
+        kept = jax.jit(shared.update)(found, moved)
+        np.testing.assert_array_equal(kept.neighbors, found.neighbors)
+
+
 def check_runs(count: int) -> None:
     atoms = water_box(2)
     make = partial(small_student(**OPTIONS).potential, atoms, dtype=np.float64)
@@ -126,4 +143,5 @@ if __name__ == "__main__":
     else:
         jax.config.update("jax_enable_x64", True)
         check_results(int(sys.argv[1]))
+        check_lists(int(sys.argv[1]))
         check_runs(int(sys.argv[1]))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,6 +18,7 @@ from distill.neighbors.candidates import (
     make_images,
     sort_rows,
 )
+from distill.neighbors.division import UNDIVIDED, Division
 from distill.neighbors.pairs import Reach, fill_slots, find_reach, find_reverse
 from distill.neighbors.trim import trimmed_images, trims
 
@@ -48,7 +50,11 @@ class Searched(NamedTuple):
 
 
 def search(
-    layout: Layout, species: np.ndarray, positions: jax.Array, center: jax.Array
+    layout: Layout,
+    species: np.ndarray,
+    positions: jax.Array,
+    center: jax.Array,
+    division: Division = UNDIVIDED,
 ) -> Searched:
     """Which candidates are within reach of each row; the groups of the layout are not used.
 
@@ -56,13 +62,14 @@ def search(
         species: `[n]`, of the atoms.
         positions: `[n, 3]`, Å.
         center: `[3]`, Å, middle of the grid along free directions.
+        division: of the work among devices.
     """
     n_species = len(layout.words)
     rows = sort_rows(layout.grid, species, n_species, positions, center)
     few = trims(layout.grid, len(species))
     images = trimmed_images(layout, rows) if few else make_images(layout, rows)
     candidates = find_candidates(layout, images)
-    reach = find_reach(layout, np.sort(species), rows, candidates)
+    reach = find_reach(layout, np.sort(species), rows, candidates, division)
     lacking = jnp.stack(
         [
             images.total >= layout.images,
@@ -73,11 +80,18 @@ def search(
     return Searched(rows, images, candidates, reach, lacking)
 
 
-def build(layout: Layout, species: np.ndarray, positions: jax.Array, center: jax.Array) -> Found:
+def build(
+    layout: Layout,
+    species: np.ndarray,
+    positions: jax.Array,
+    center: jax.Array,
+    division: Division = UNDIVIDED,
+) -> Found:
     """Find all pairs; arguments as for `search`."""
-    rows, images, candidates, reach, lacking = search(layout, species, positions, center)
+    rows, images, candidates, reach, lacking = search(layout, species, positions, center, division)
     kinds = np.sort(species)
-    shape = (len(species), sum(layout.groups))
+    none = len(species) * sum(layout.groups)
+    shape = (len(division.rows(rows.order)), sum(layout.groups))
     # Without all candidates the counts mean nothing.
     crowded = (reach.needed > np.asarray(layout.groups)) & ~lacking.any()
     lacking = jnp.concatenate([lacking, crowded])
@@ -87,14 +101,15 @@ def build(layout: Layout, species: np.ndarray, positions: jax.Array, center: jax
         return jnp.full(shape, (layout.images - 1) << layout.bits, jnp.int32)
 
     # Branches end fused loops, in which XLA would otherwise search for each slot several times.
-    packed = jax.lax.cond(lost, nothing, lambda: fill_slots(layout, rows, candidates, reach))
+    fill = partial(fill_slots, layout, rows, candidates, reach, division)
+    packed = jax.lax.cond(lost, nothing, fill)
 
     def mirrored() -> tuple[jax.Array, jax.Array]:
-        found = find_reverse(layout, kinds, rows, images, candidates, reach, packed)
+        found = find_reverse(layout, kinds, rows, images, candidates, reach, packed, division)
         return packed >> layout.bits, found
 
     def unpaired() -> tuple[jax.Array, jax.Array]:
-        return packed >> layout.bits, jnp.full(shape, shape[0] * shape[1], jnp.int32)
+        return packed >> layout.bits, jnp.full(shape, none, jnp.int32)
 
     neighbors, reverse = jax.lax.cond(lost, unpaired, mirrored)
     order = jnp.append(rows.order, np.int32(len(species)))
@@ -102,7 +117,7 @@ def build(layout: Layout, species: np.ndarray, positions: jax.Array, center: jax
         order=rows.order,
         source=order[images.rows],
         shift=images.shifts,
-        neighbors=neighbors,
-        reverse=reverse,
+        neighbors=division.all_rows(neighbors),
+        reverse=division.all_rows(reverse),
         lacking=lacking,
     )

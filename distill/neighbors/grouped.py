@@ -24,6 +24,7 @@ from distill.neighbors.build import build, search
 from distill.neighbors.candidates import Layout
 from distill.neighbors.cell import periodic_cell
 from distill.neighbors.device import largest_move, next_rebuild_fraction
+from distill.neighbors.division import UNDIVIDED, Division
 from distill.neighbors.host import neighbor_table
 from distill.neighbors.layouts import choose_groups, choose_layout
 from distill.neighbors.search import Geometry
@@ -165,12 +166,15 @@ class GroupedSearch:
             layout=layout,
         )
 
-    def update(self, nbrs: GroupedList, positions: jax.Array) -> GroupedList:
+    def update(
+        self, nbrs: GroupedList, positions: jax.Array, division: Division = UNDIVIDED
+    ) -> GroupedList:
         """The list for `positions` `[n, 3]`: rebuilt if an atom moved far enough, else as it was.
 
         Pure and jittable; shapes and treedef stay, so the list can be the carry of a loop. The
         rebuild comes at `rebuild_fraction` of the skin: what is left up to half of it is for the
-        step taken after the update. No gradient flows through.
+        step taken after the update. No gradient flows through. `division` says what each of several
+        devices does.
         """
         if positions.shape != nbrs.reference_positions.shape:
             raise ValueError(
@@ -181,7 +185,7 @@ class GroupedSearch:
 
         def rebuild(old: GroupedList) -> GroupedList:
             center = _follow(old.layout, now, old.center)
-            found = build(old.layout, self.species, now, center)
+            found = build(old.layout, self.species, now, center, division)
             fields = found._replace(lacking=old.lacking | found.lacking)._asdict()
             return replace(old, **fields, reference_positions=now, center=center)
 

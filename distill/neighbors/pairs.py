@@ -16,6 +16,7 @@ import numpy as np
 
 from distill.neighbors.bits import SHIFT, WORD, below, ones, set_bits
 from distill.neighbors.candidates import FAR, Candidates, Images, Layout, Rows
+from distill.neighbors.division import UNDIVIDED, Division
 
 FEW = 2**16
 """Words of bits, up to which no loop is made over them."""
@@ -39,11 +40,18 @@ class Reach(NamedTuple):
     filling: jax.Array
 
 
-def find_reach(layout: Layout, species: np.ndarray, rows: Rows, candidates: Candidates) -> Reach:
+def find_reach(
+    layout: Layout,
+    species: np.ndarray,
+    rows: Rows,
+    candidates: Candidates,
+    division: Division = UNDIVIDED,
+) -> Reach:
     """Compare every row with all candidates of its cell.
 
     Args:
         species: `[n]` species of each row (sorted).
+        division: of the cells among devices.
     """
     n, n_cells, width = len(species), layout.grid.n_home, layout.rows_per_cell
     words = np.asarray(layout.words)
@@ -59,7 +67,8 @@ def find_reach(layout: Layout, species: np.ndarray, rows: Rows, candidates: Cand
     for kind in range(len(words)):
         here = number >= filled[kind][:, None]
         home = jnp.where(here, (rows.starts[kind] - filled[kind])[:, None] + number, home)
-    home = jnp.where(number < total[:, None], home, n)
+    home = division.part(jnp.where(number < total[:, None], home, n), 0)
+    own_cells = len(home)
 
     at = jnp.minimum(home, n - 1)
     places = [jnp.where(home < n, x[at], -FAR) for x in rows.local]
@@ -72,7 +81,7 @@ def find_reach(layout: Layout, species: np.ndarray, rows: Rows, candidates: Cand
     def word(given: tuple[jax.Array, ...]) -> jax.Array:
         index, *arrays = given
         local, steps = arrays[:3], arrays[3:]
-        found = jnp.zeros((n_cells, width), jnp.uint32)
+        found = jnp.zeros((own_cells, width), jnp.uint32)
         for bit in range(WORD):
             squared = jnp.zeros((), limit.dtype)
             for x, u, d in zip(places, local, steps, strict=True):
@@ -83,17 +92,18 @@ def find_reach(layout: Layout, species: np.ndarray, rows: Rows, candidates: Cand
         )
         return found & ~itself
 
-    at = jnp.minimum(candidates.rows, n - 1)
-    there = [jnp.where(candidates.rows < n, x[at], FAR) for x in rows.local]
-    step = candidates.packed & layout.step_mask
+    others = division.part(candidates.rows, 1)
+    at = jnp.minimum(others, n - 1)
+    there = [jnp.where(others < n, x[at], FAR) for x in rows.local]
+    step = division.part(candidates.packed, 1) & layout.step_mask
     offsets = layout.grid.offsets.astype(limit.dtype)
     there += [jnp.asarray(offsets[:, axis])[step] for axis in range(3)]
-    arrays = [x.reshape(-1, WORD, n_cells) for x in there]
+    arrays = [x.reshape(-1, WORD, own_cells) for x in there]
     # A loop over words keeps large arrays in the cache; for small ones it is what takes time.
     few = words.sum() * n_cells * width <= FEW
     over_words = jax.vmap(word) if few else partial(jax.lax.map, word)
     found = over_words((jnp.arange(words.sum(), dtype=jnp.int32), *arrays))
-    found = found.reshape(-1, n_cells * width)
+    found = division.all_parts(found, 1, n_cells).reshape(-1, n_cells * width)
     before = (_before_by_product if few else _before)(found, words)
     last = np.where(words > 0, first_word + words - 1, 0)
     needed = (before[last] + ones(found[last])).max(axis=1)
@@ -127,10 +137,17 @@ def _before_by_product(found: jax.Array, words: np.ndarray) -> jax.Array:
     return jnp.matmul(earlier, counts, precision=jax.lax.Precision.HIGHEST).astype(jnp.int32)
 
 
-def fill_slots(layout: Layout, rows: Rows, candidates: Candidates, reach: Reach) -> jax.Array:
-    """Packed candidates `[n, K]` int32 within reach of each row, grouped by species."""
-    words = reach.words[:, reach.places].T
-    before = reach.before[:, reach.places].T
+def fill_slots(
+    layout: Layout,
+    rows: Rows,
+    candidates: Candidates,
+    reach: Reach,
+    division: Division = UNDIVIDED,
+) -> jax.Array:
+    """Packed candidates `[b, K]` int32 within reach of each row of `division`, by species."""
+    places, cells = division.rows(reach.places), division.rows(rows.cells)
+    words = reach.words[:, places].T
+    before = reach.before[:, places].T
     parts, first = [], 0
     for n_words, slots in zip(layout.words, layout.groups, strict=True):
         if n_words:
@@ -140,7 +157,7 @@ def fill_slots(layout: Layout, rows: Rows, candidates: Candidates, reach: Reach)
         first += n_words
     place = jnp.concatenate(parts, axis=1)
     packed = candidates.packed.reshape(-1)
-    found = packed.at[place * layout.grid.n_home + rows.cells[:, None]].get(mode="clip")
+    found = packed.at[place * layout.grid.n_home + cells[:, None]].get(mode="clip")
     return jnp.where(place >= 0, found, np.int32((layout.images - 1) << layout.bits))
 
 
@@ -152,8 +169,11 @@ def find_reverse(
     candidates: Candidates,
     reach: Reach,
     packed: jax.Array,
+    division: Division = UNDIVIDED,
 ) -> jax.Array:
-    """Where the mirrored pair of each slot is, `[n, K]` int32: `row * K + slot`, `n * K` if none.
+    """Where the mirrored pair of each slot is, `[b, K]` int32: `row * K + slot`, `n * K` if none.
+
+    `packed` `[b, K]` is of the rows of `division`.
 
     Row `i` is among the candidates of its neighbour `j`; its slot there is the number of bits set
     before its own.
@@ -164,24 +184,29 @@ def find_reverse(
     first_word = (np.cumsum(words) - words).astype(np.int32)
     first_slot = (np.cumsum(layout.groups) - np.asarray(layout.groups)).astype(np.int32)
     n_steps = len(layout.grid.steps)
-    in_cell = jnp.arange(n, dtype=jnp.int32) - rows.starts[species, rows.cells]
+    number = jnp.arange(n, dtype=jnp.int32)
+    in_cell = division.rows(number - rows.starts[species, rows.cells])
     all_starts = candidates.starts.reshape(-1)
+
+    def of_rows(values: np.ndarray) -> jax.Array:
+        """A column of what each species has, `[S]`, by row."""
+        return division.rows(jnp.asarray(values[species], jnp.int32))[:, None]
 
     other = images.rows[packed >> layout.bits]
     step = packed & layout.step_mask
     # The only cell has a place for every row, in the order of the rows.
     there = other if n_cells == 1 else reach.places.at[other].get(mode="clip")
-    opposite = jnp.asarray(species * n_steps + n_steps - 1, jnp.int32)[:, None] - step
+    opposite = of_rows(np.arange(len(words)) * n_steps + n_steps - 1) - step
     if images.numbers is None:
         cell = jax.lax.div(there, np.int32(width))
         rank = all_starts[opposite * n_cells + cell] + in_cell[:, None]
     else:
         first = images.starts[:, layout.grid.blocks[layout.grid.around[:, 0]]]
         ranks = images.numbers + (candidates.starts[:, :, 0] - first)[species].T
-        rank = ranks.reshape(-1)[(n_steps - 1 - step) * n + jnp.arange(n)[:, None]]
-    word = jnp.asarray(first_word[species])[:, None] + (rank >> SHIFT)
+        rank = ranks.reshape(-1)[(n_steps - 1 - step) * n + division.rows(number)[:, None]]
+    word = of_rows(first_word) + (rank >> SHIFT)
     place = word * (n_cells * width) + there
     bits = reach.words.reshape(-1).at[place].get(mode="clip") & below(rank & (WORD - 1))
     slot = reach.before.reshape(-1).at[place].get(mode="clip") + ones(bits)
-    found = other * total + jnp.asarray(first_slot[species])[:, None] + slot
+    found = other * total + of_rows(first_slot) + slot
     return jnp.where(other < n, jnp.minimum(found, n * total), n * total)
