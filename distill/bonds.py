@@ -53,17 +53,17 @@ def near_pairs(atoms: Atoms, reach: float) -> NearPairs:
     return NearPairs(*table.pairs(atoms.positions, atoms.cell.array))
 
 
-def sums_of_radii(atoms: Atoms) -> np.ndarray:
-    """Covalent radii of all pairs, added: `[n, n]`, Å."""
+def sums_of_radii(atoms: Atoms, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Covalent radii of pairs of atoms, added: `[P]`, Å."""
     radii = covalent_radii[atoms.numbers]
-    return np.asarray(radii[:, None] + radii)
+    return np.asarray(radii[first] + radii[second])
 
 
 def find_bonds(atoms: Atoms, factor: float = BOND_FACTOR) -> NearPairs:
     """Pairs closer than `factor` sums of their covalent radii."""
-    radii = covalent_radii[atoms.numbers]
     pairs = near_pairs(atoms, bond_reach(atoms, factor))
-    return pairs.chosen(pairs.lengths < factor * (radii[pairs.first] + radii[pairs.second]))
+    longest = factor * sums_of_radii(atoms, pairs.first, pairs.second)
+    return pairs.chosen(pairs.lengths < longest)
 
 
 def number_molecules(n_atoms: int, bonds: NearPairs) -> np.ndarray:
@@ -91,5 +91,5 @@ def bonded(
     atoms: Atoms, pairs: np.ndarray, lengths: np.ndarray, factor: float
 ) -> set[tuple[int, int]]:
     """Pairs closer than `factor` sums of their covalent radii (1.2 is usual), lower index first."""
-    near = lengths < factor * covalent_radii[atoms.numbers][pairs].sum(1)
+    near = lengths < factor * sums_of_radii(atoms, *pairs.T)
     return {(int(i), int(j)) for i, j in pairs[near] if i <= j}

@@ -139,9 +139,7 @@ def assemble(job: Job, results: dict[str, Any]) -> tuple[dict[str, Any], list[An
     contacts, density = results.get("contacts"), results.get("density")
     if contacts:
         temperature = config.dynamics.md.temperature
-        judged["contacts_check"] = contacts_check(
-            contacts["approaches"], config.limits, temperature
-        )
+        judged["contacts_check"] = contacts_check(contacts, config.limits, temperature)
     if density and "broke_down" not in density:
         judged["density_check"] = density_check(density, config.limits.density_percent)
     checks = make_checks(judged, config.limits)

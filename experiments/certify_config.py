@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
 
+from distill.errors import ConfigError
+from distill.evaluation.density import frames_to_weight
 from distill.evaluation.verdict import Limits
 from distill.observables import ObservablesConfig
 from distill.simulation import MDConfig, SafetyConfig
@@ -97,6 +99,10 @@ class ContactsConfig:
     step: float = 0.05
     up_to: float = 5.0
 
+    def __post_init__(self) -> None:
+        if not (self.closest > 0 and self.step > 0 and self.up_to > 0):
+            raise ConfigError("contacts.closest, contacts.step and contacts.up_to must be positive")
+
 
 @dataclass(frozen=True)
 class DensityConfig:
@@ -122,6 +128,12 @@ class DensityConfig:
     replicas: int = 4
     start: float = 10.0
     frames: int = 2000
+
+    def __post_init__(self) -> None:
+        try:
+            frames_to_weight(self.md, self.replicas, self.start, self.frames)
+        except ConfigError as error:
+            raise ConfigError(f"density: {error}") from error
 
 
 @dataclass(frozen=True)

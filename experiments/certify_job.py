@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from functools import cached_property, partial
+from hashlib import sha256
 from typing import Any
 
 import jax
@@ -14,15 +17,15 @@ from bundle_teacher import teacher_of
 from certify_config import CertifyConfig
 from distill.calculators import TeacherCalculator
 from distill.data import Dataset, load
-from distill.errors import ConfigError, UnsupportedStructureError
+from distill.errors import ConfigError
 from distill.evaluation import compare_md_speed, measure_accuracy
-from distill.evaluation.approach import approaches, compare_walls
+from distill.evaluation.approach import compare_contacts
 from distill.evaluation.breakdown import calibration, error_breakdown, shown_forces
 from distill.evaluation.consistency import energy_force_consistency
 from distill.evaluation.density import compare_density
 from distill.evaluation.domain import closest_seen, outside_domain
 from distill.evaluation.dynamics import observe, record_of
-from distill.evaluation.energies import energies_of
+from distill.evaluation.energies import energies_of, label_frames
 from distill.evaluation.environment import describe_environment
 from distill.evaluation.kept_parts import KeptParts
 from distill.evaluation.nve_drift import nve_drift
@@ -229,20 +232,13 @@ class Job:
         chosen = self.config.contacts
         settings = asdict(chosen) | {"teacher": self.teacher.info.weights_sha256}
 
-        def measure() -> dict[str, Any]:
-            try:
-                ways = approaches(self.atoms, chosen.closest, chosen.step)
-            except UnsupportedStructureError:
-                ways = []
-            walls = []
-            for way in ways:
-                own = energies_of(self.student.label, way.structures)
-                theirs = energies_of(self.teacher.label, way.structures)
-                wall = compare_walls(way.distances, own, theirs, chosen.up_to)
-                walls.append(wall.record(way))
-            return {"approaches": walls, "up_to_ev": chosen.up_to}
-
-        return self.kept.get("contacts", settings, measure)
+        return self.kept.get(
+            "contacts",
+            settings,
+            lambda: compare_contacts(
+                self.atoms, self.student.label, self.teacher.label, **asdict(chosen)
+            ),
+        )
 
     def density(self) -> dict[str, Any] | None:
         """Density in NPT by weights; None for what has none or where the dynamics give it."""
@@ -251,6 +247,19 @@ class Job:
             return None
         md = replace(chosen.md, seed=chosen.md.seed + self.config.seed)
         settings = asdict(replace(chosen, md=md)) | {"teacher": self.teacher.info.weights_sha256}
+
+        def student(structures: Sequence[Atoms]) -> np.ndarray:
+            label = partial(self.student.label, dtype=np.float64)
+            with jax.enable_x64(True):
+                return energies_of(label, structures, 16, whose="density: student", progress=True)
+
+        def teacher(structures: Sequence[Atoms]) -> np.ndarray:
+            per_run = len(structures) // chosen.replicas
+            names = [f"density-{number // per_run}" for number in range(len(structures))]
+            where = sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
+            path = self.config.output / "parts" / f"density_{where[:12]}.h5"
+            return label_frames(self.teacher, structures, names, "certify:density", path).energy
+
         return self.kept.get(
             "density",
             settings,
@@ -258,8 +267,8 @@ class Job:
                 self.student.potential(self.atoms),
                 self.atoms,
                 md,
-                partial(self.student.label, dtype=np.float64),
-                self.teacher.label,
+                student,
+                teacher,
                 replicas=chosen.replicas,
                 start=chosen.start,
                 frames=chosen.frames,

@@ -28,10 +28,16 @@ import simulate
 import train
 from bundle_teacher import teacher_of
 from distill.config import load_config
-from distill.data import Dataset, label_structures
 from distill.errors import ConfigError, DatasetError
+from distill.evaluation.energies import label_frames
 from distill.evaluation.results import record_figures, replace_text
-from distill.evaluation.reweighting import BLOCKS, effective_share, reweight, teacher_weights
+from distill.evaluation.reweighting import (
+    BLOCKS,
+    effective_share,
+    evenly_spread,
+    reweight,
+    teacher_weights,
+)
 from distill.simulation import TrajectoryReader
 from distill.simulation.config import BAROSTATS
 from distill.simulation.frames import mass_density
@@ -60,7 +66,7 @@ class ReweightConfig:
     Attributes:
         run: folder of a finished run of `simulate.py` of a student.
         teacher: see `distill.teachers.load`; that of the bundle by default.
-        frames: of all replicas together, evenly spread in time.
+        frames: most of all replicas together, evenly spread in time.
         start: ps at the start of the run that are left out.
         bond_factors: sums of covalent radii up to which a pair is bonded, for each of which frames
             whose bonds are not those of most frames are counted and weighted; at most `frames` of
@@ -182,19 +188,14 @@ def label(
     """
     structures = [atoms for own in frames for atoms in own]
     names = [f"{config.run.name}-{replica}" for replica, own in enumerate(frames) for _ in own]
-    config.output.mkdir(parents=True, exist_ok=True)
-    labels = label_structures(
+    labels = label_frames(
         teacher,
-        Dataset.from_structures(structures, names, f"reweight:{config.run}"),
+        structures,
+        names,
+        f"reweight:{config.run}",
         config.output / "labels.h5",
-        batch_size=config.batch_size,
+        config.batch_size,
     )
-    failed = np.flatnonzero(~np.isfinite(labels.energy))
-    if len(failed):
-        raise DatasetError(
-            f"the teacher gives no energy for {len(failed)} of the frames (the first is number "
-            f"{failed[0]} of {config.output / 'labels.h5'}): without them the average is another"
-        )
     with jax.enable_x64(True):
         parts = [
             student.label(structures[first : first + config.batch_size], dtype=np.float64)
@@ -266,8 +267,7 @@ def _chosen(path: Path, config: ReweightConfig, wanted: int) -> Iterator[Atoms]:
             f"wanted; at least {BLOCKS} are needed: run longer, leave less out (start), or take "
             "more (frames)"
         )
-    step = max(len(kept) // wanted, 1)
-    taken, first = set(kept[step - 1 :: step][:wanted].tolist()), 0
+    taken, first = set(kept[evenly_spread(len(kept), wanted)].tolist()), 0
     for frames in reader.frames():
         for number in range(len(frames.time)):
             if first + number in taken:

@@ -70,8 +70,8 @@ def load_data(config: TrainConfig) -> Data:
     """Read, check and split.
 
     Raises:
-        ConfigError: no dataset is given, no trajectory fits, or `test` shares trajectories with the
-            rest.
+        ConfigError: no dataset is given, no trajectory fits, or `test` shares trajectories or all
+            structures with the rest.
         DatasetError: a structure is in several parts and `duplicates` is `raise`; see also
             `distill.data.load` and `concatenate`.
         UnitError: the labels look as if they were in other units.
@@ -87,9 +87,15 @@ def load_data(config: TrainConfig) -> Data:
         print(f"warning: {warning}")
     usable = np.flatnonzero(dataset.usable & named(dataset, config.trajectories))
     own, held_out = usable[usable < n_sources], usable[usable >= n_sources]
+    if config.test is not None and not len(held_out):
+        raise ConfigError(
+            f"test={config.test} holds no usable structure of trajectories={config.trajectories!r}"
+        )
     if config.test is not None and config.duplicates == "drop":
         hashes = structure_hashes(dataset)
         own = own[~np.isin(hashes[own], hashes[held_out])]
+        if not len(own):
+            raise ConfigError(f"all structures of datasets are in test={config.test} too")
     shares = dict(vars(config.split))
     if config.test is not None:
         total = shares["train"] + shares["validation"]

@@ -3,12 +3,12 @@
     python experiments/walls.py bundle=runs/x/student structure=frame.xyz
     python experiments/walls.py --smoke
 
-Pushes the nearest pair of each two elements together, by whole molecules and by the atoms alone,
-and compares the energies of student and teacher on the way. A student whose energy falls by 0.5 eV
-while it is as much lower than the teacher's has a hole. A run that crosses the barrier before it
-may collapse: label close contacts (`squeeze` of `sample.py`) and train on. One frame and the
-nearest pairs are looked at, so that no hole found is no proof that there is none. Writes
-`walls.json` and `walls.png`.
+Pushes the nearest pair of each two elements that is not bonded together, by whole molecules and by
+the atoms alone, and compares the energies of student and teacher on the way. A student whose energy
+falls by 0.5 eV while it is as much lower than the teacher's has a hole. A run that crosses the
+barrier before it may collapse: label close contacts (`squeeze` of `sample.py`) and train on. One
+frame and the nearest pairs are looked at, so that no hole found is no proof that there is none.
+Writes `walls.json` and `walls.png`.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from typing import Any
 
 import train
 from bundle_teacher import teacher_of
-from distill.errors import ConfigError
-from distill.evaluation.approach import Approach, Wall, approaches, compare_walls
+from distill.errors import ConfigError, TeacherError, UnsupportedStructureError
+from distill.evaluation.approach import REACH, compare_contacts
 from distill.evaluation.certificate_plots import plot_walls
-from distill.evaluation.energies import energies_of
 from distill.evaluation.results import record_figures, replace_text
 from distill.students import load_bundle
 from script import command_of, run_script
@@ -87,38 +86,46 @@ def run(config: WallsConfig) -> dict[str, Any]:
     """What is in `walls.json`."""
     bundle = load_bundle(config.bundle)
     teacher = teacher_of(bundle, config.teacher, config.bundle)
-    ways = approaches(read_start(config.structure), config.closest, config.step)
-    walls = []
-    for way in ways:
-        student, theirs = (
-            energies_of(model.label, way.structures, config.batch_size)
-            for model in (bundle.student, teacher)
+    atoms = read_start(config.structure)
+    compared = compare_contacts(
+        atoms,
+        bundle.student.label,
+        teacher.label,
+        closest=config.closest,
+        step=config.step,
+        up_to=config.up_to,
+        batch_size=config.batch_size,
+    )
+    if "broke_down" in compared:
+        raise TeacherError(f"{compared['broke_down']}: give a larger closest")
+    walls = compared["approaches"]
+    if not walls:
+        raise UnsupportedStructureError(
+            f"{config.structure}: there are no two atoms within {REACH:g} Å that are not bonded"
         )
-        walls.append(compare_walls(way.distances, student, theirs, config.up_to))
-        report(way, walls[-1])
-    found: dict[str, Any] = {
-        "bundle": str(config.bundle),
-        "structure": config.structure,
-        "approaches": [wall.record(way) for way, wall in zip(ways, walls, strict=True)],
-    }
+    for wall in walls:
+        report(wall)
+    found = {"bundle": str(config.bundle), "structure": config.structure, "approaches": walls}
     config.output.mkdir(parents=True, exist_ok=True)
     replace_text(config.output / "walls.json", json.dumps(found, indent=1) + "\n")
-    plot_walls(found["approaches"], config.up_to).savefig(config.output / "walls.png", dpi=150)
+    plot_walls(walls, config.up_to).savefig(config.output / "walls.png", dpi=150)
     if config.record is not None:
         subject = config.subject or str(config.bundle)
-        figures = wall_figures(found["approaches"], config.case, subject)
+        figures = wall_figures(walls, config.case, subject)
         record_figures(figures, config.record, command_of("walls", config))
     return found
 
 
-def report(way: Approach, wall: Wall) -> None:
+def report(wall: dict[str, Any]) -> None:
     """One line for one pair."""
     hole = "no hole"
-    if wall.falls_at is not None:
-        hole = f"a hole at {wall.falls_at:.2f} Å, behind a barrier of {wall.barrier:.2f} eV"
+    if wall["falls_at_ang"] is not None:
+        at, barrier = wall["falls_at_ang"], wall["barrier_ev"]
+        hole = f"a hole at {at:.2f} Å, behind a barrier of {barrier:.2f} eV"
+    first, second = wall["atoms"]
     print(
-        f"{way.name} (atoms {way.atoms[0]} and {way.atoms[1]}, from {way.distances[0]:.2f} Å): "
-        f"largest error {wall.largest_error:.2f} eV, {hole}"
+        f"{wall['name']} (atoms {first} and {second}, from {wall['distances_ang'][0]:.2f} Å): "
+        f"largest error {wall['largest_error_ev']:.2f} eV, {hole}"
     )
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import molecule
+from ase.build import bulk, molecule
 from ase.calculators.lj import LennardJones
 from builders import small_student, water_box
 
-from distill.errors import UnsupportedStructureError
-from distill.evaluation.approach import approaches, compare_walls
+from distill.data import Labels
+from distill.errors import TeacherError, UnsupportedStructureError
+from distill.evaluation.approach import approaches, compare_contacts, compare_walls
 from distill.students import save_bundle
 from distill.teachers import load
 
@@ -75,6 +76,11 @@ def test_a_hole_is_found_and_an_attraction_is_none():
     # Both go over a barrier, as where a bond forms.
     over = 3 * np.sin(np.linspace(0, np.pi, 31))
     assert compare_walls(distances, 0.9 * over, over).falls_at is None
+    # Both fall, the student somewhat more.
+    assert compare_walls(distances, 0.4 * over, over).falls_at is None
+    well = -6 * np.sin(np.linspace(0, np.pi / 2, 31))
+    assert compare_walls(distances, 1.1 * well, well).falls_at is None
+    assert compare_walls(distances, 2.0 * well, well).barrier == 0.0
     # Softer than the teacher everywhere, and rising all the same.
     assert compare_walls(distances, 0.3 * teacher, teacher).falls_at is None
 
@@ -93,6 +99,29 @@ def test_energies_that_cannot_be_compared(change, match):
     given = {"distances": np.array([2.0, 1.0]), "student": np.zeros(2), "teacher": np.zeros(2)}
     with pytest.raises(ValueError, match=match):
         compare_walls(**(given | change))
+
+
+def label_by(energy):
+    return lambda structures: Labels(np.array([energy(atoms) for atoms in structures]), [])
+
+
+def test_what_applies_to_which_structure():
+    nothing = label_by(lambda atoms: 0.0)
+    for atoms, applies in (
+        (molecule("H2"), False),
+        (Atoms("Ar"), False),
+        (Atoms("Ar2", positions=[[0, 0, 0], [9, 0, 0]]), True),
+        (bulk("Al"), True),
+    ):
+        found = compare_contacts(atoms, nothing, nothing)
+        assert found["approaches"] == [] and found["applies"] == applies
+    pair = Atoms("Ar2", positions=[[0, 0, 0], [3.5, 0, 0]])
+    found = compare_contacts(pair, label_by(lambda atoms: atoms.get_distance(0, 1)), nothing)
+    assert [wall["largest_error_ev"] > 1 for wall in found["approaches"]] == [True, True]
+    lost = label_by(lambda atoms: np.nan if atoms.get_distance(0, 1) < 2 else 0.0)
+    assert "the student, Ar-Ar" in compare_contacts(pair, lost, nothing)["broke_down"]
+    with pytest.raises(TeacherError, match="the teacher, Ar-Ar"):
+        compare_contacts(pair, nothing, lost)
 
 
 def test_nothing_to_push_together():

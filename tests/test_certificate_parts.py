@@ -315,13 +315,19 @@ def test_a_hole_counts_by_its_barrier():
     def wall(barrier=None):
         return {"name": "H-H, atoms", "barrier_ev": barrier, "largest_error_ev": 0.2}
 
-    assert contacts_check([], Limits(), 300.0).status == "not applicable"
-    assert contacts_check([wall(), wall()], Limits(), 300.0).status == "pass"
+    def check(*walls, temperature=300.0, **others):
+        found = {"approaches": list(walls), "applies": True} | others
+        return contacts_check(found, Limits(), temperature)
+
+    assert check(applies=False).status == "not applicable"
+    assert check().status == "not measured"
+    assert check(broke_down="the energy is NaN").status == "fail"
+    assert check(wall(), wall()).status == "pass"
     # 50 kT are 1.29 eV at 300 K.
-    low = contacts_check([wall(3.0), wall(1.2)], Limits(), 300.0)
+    low = check(wall(3.0), wall(1.2))
     assert low.status == "fail" and "1.20 eV (46 kT)" in low.value
-    assert contacts_check([wall(1.4)], Limits(), 300.0).status == "pass"
-    assert contacts_check([wall(1.4)], Limits(), 400.0).status == "fail"
+    assert check(wall(1.4)).status == check(wall(1.4), temperature=0.0).status == "pass"
+    assert check(wall(1.4), temperature=400.0).status == "fail"
 
 
 def test_parts_are_kept_until_something_changes(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -91,15 +92,10 @@ def test_smoke_again_and_in_parts(certify, case, tmp_path, demo_teacher_path, ca
     curves = json.loads((tmp_path / "a_curves.json").read_text())["c"]
     assert len(curves["rdf H-O"]["teacher"]["mean"]) == len(curves["rdf H-O"]["x"])
     page = (output / "certificate.md").read_text()
-    for title in (
-        "Verdict",
-        "Stability",
-        "Close contacts",
-        "Domain of validity",
-        "Speed",
-        "Provenance",
-    ):
+    for title in ("Verdict", "Stability", "Domain of validity", "Speed", "Provenance"):
         assert f"## {title}" in page
+    walls = certificate["results"]["contacts"]["approaches"]
+    assert walls and all(f"| {wall['name']} | " in page for wall in walls)
     # Again: nothing is measured; one part left out is one that was not measured.
     capsys.readouterr()
     parts = "parts=[accuracy, consistency, stability, contacts, dynamics, density, speed]"
@@ -147,10 +143,25 @@ def test_the_density_of_a_liquid(certify, case, tmp_path, demo_teacher_path):
     assert (output / "density.png").stat().st_size > 3000
     records = {(r["case"], r["metric"]): r["value"] for r in read_records(tmp_path / "a.json")}
     assert records["c, density at 20 K and 1 bar", "density"] == pytest.approx(found["student"])
+    assert len(list((output / "parts").glob("density_*.h5"))) == 1
     # A part of which the dynamics tell is not measured twice.
     assert certify.main([*arguments, "dynamics.md={ensemble: npt_scr}", "parts=[density]"]) == 0
     again = json.loads((output / "certificate.json").read_text())
     assert again["results"]["density"] is None
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("contacts.up_to=0.0", "must be positive"),
+        ("density.md.ensemble=nve", "density: .* constant pressure"),
+        ("density.frames=10", "density: .* too few"),
+    ],
+)
+def test_settings_are_checked_before_anything_runs(setting, message, certify, case, capsys):
+    with pytest.raises(SystemExit):
+        certify.main([*case, setting])
+    assert re.search(message, capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(

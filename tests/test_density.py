@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +13,8 @@ from ase.data import atomic_masses
 
 from distill.data import Labels
 from distill.errors import ConfigError, TeacherError
-from distill.evaluation.density import compare_density, density_check
+from distill.evaluation.certificate import finite
+from distill.evaluation.density import compare_density, density_check, frames_to_weight
 from distill.evaluation.energies import energies_of
 from distill.potential import Evaluation, Potential
 from distill.simulation import MDConfig
@@ -83,8 +85,8 @@ def test_both_densities_are_those_of_theory():
         ideal_gas(atoms),
         atoms,
         CONFIG,
-        under(0.0),
-        under(0.05),
+        partial(energies_of, under(0.0)),
+        partial(energies_of, under(0.05)),
         replicas=4,
         start=2.0,
         frames=4000,
@@ -99,10 +101,12 @@ def test_both_densities_are_those_of_theory():
     assert abs(found["percent"] - 100 * (1 / 1.05 - 1)) < 4 * found["percent_error"]
     assert found["percent_error"] < 0.5
     assert 0.9 < found["effective_share"] < 1.0
-    assert found["frames"] == 4000
+    assert found["frames"] == 4 * 580
     assert density_check(found, 2.0).status == "fail"
     assert density_check(found, 10.0).status == "pass"
     assert density_check(found | {"percent_error": 20.0}, 2.0).status == "undecided"
+    bad = finite(found | {"effective_share": 1e-3, "percent_error": float("nan")})
+    assert density_check(bad, 10.0).status == "undecided"
     few = density_check(found | {"effective_share": 0.01}, 10.0)
     assert few.status == "undecided" and "smaller box" in few.reason
 
@@ -122,7 +126,15 @@ def test_runs_that_tell_nothing(change, match):
     given = {"config": CONFIG, "replicas": 2, "start": 2.0, "frames": 4000} | change
     config = given.pop("config")
     with pytest.raises(ConfigError, match=match):
-        compare_density(ideal_gas(atoms), atoms, config, under(0.0), under(0.0), **given)
+        compare_density(ideal_gas(atoms), atoms, config, len, len, **given)
+
+
+def test_frames_are_spread_over_the_whole_run():
+    for wanted in (37, 300, 1000, 1160, 5000):
+        chosen = frames_to_weight(CONFIG, 2, 2.0, 2 * wanted)
+        assert min(wanted, 1160) / 2 <= len(chosen) <= wanted
+        assert len(set(np.diff(chosen))) == 1 and chosen[0] >= 40
+        assert 1200 - chosen[-1] <= np.diff(chosen)[0]
 
 
 def test_energies_in_batches():
@@ -132,5 +144,5 @@ def test_energies_in_batches():
     found = energies_of(under(1.0), structures, batch_size=2)
     np.testing.assert_allclose(found, [GPA * (i + 1) ** 3 + 5.0 for i in range(5)])
     assert len(energies_of(under(1.0), [])) == 0
-    with pytest.raises(TeacherError, match="structure 0 is NaN or infinite"):
+    with pytest.raises(TeacherError, match=r"structure 0 \(and of 4 others\) is NaN"):
         energies_of(under(float("nan")), structures)

@@ -61,6 +61,11 @@ def test_structures_of_the_test_file_are_not_trained_on(job, tmp_path):
     train, validation, test = (found.parts[name] for name in ("train", "validation", "test"))
     assert len(test) == 3 and len(train) + len(validation) == 9
     assert not shared(found.dataset, test, np.concatenate([train, validation]))
+    with pytest.raises(ConfigError, match=r"holds no usable structure of trajectories='run \?'"):
+        job.load_data(replace(config, trajectories="run ?"))
+    save(renamed(whole, " held out"), tmp_path / "test.h5")
+    with pytest.raises(ConfigError, match="all structures of datasets are in test="):
+        job.load_data(replace(config, duplicates="drop"))
     save(whole.subset(np.arange(3)), tmp_path / "test.h5")
     with pytest.raises(ConfigError, match="shares trajectories"):
         job.load_data(config)

@@ -1,13 +1,15 @@
 """Do atoms repel each other in the student as in its teacher, closer than any training data?
 
 A potential that was never told may fall where atoms come close; a run that crosses the barrier
-before such a hole collapses. The nearest pair of each two elements is pushed together, by whole
-molecules and by the atoms alone, and both energies are compared along the way.
+before such a hole collapses. The nearest pair of each two elements that is not bonded is pushed
+together, by whole molecules and by the atoms alone, and both energies are compared along the way.
+Pairs of one molecule count where there is only one; in a crystal these are pairs of a farther
+shell.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,11 +17,16 @@ import numpy as np
 from ase import Atoms
 from ase.data import chemical_symbols
 
-from distill.bonds import sums_of_radii
-from distill.errors import UnsupportedStructureError
+from distill.bonds import find_bonds, number_molecules, sums_of_radii
+from distill.data import Labels
+from distill.errors import TeacherError, UnsupportedStructureError
+from distill.evaluation.energies import energies_of
 from distill.evaluation.verdict import Check, Limits
 from distill.sampling.squeezed import find_contacts
 from distill.units import BOLTZMANN
+
+EXCESS = 1.5
+"""How far an energy may fall for each eV that the teacher's falls, besides `FALL`."""
 
 REACH = 5.0
 """Å, within which the nearest pair of two elements is looked for."""
@@ -53,8 +60,9 @@ class Wall:
         student: `[D]`.
         teacher: `[D]`.
         largest_error: largest difference before the teacher's energy first rose by `up_to`.
-        barrier: the highest energy of the student before a hole, where it falls by `FALL` below
-            that and is lower than the teacher's by `FALL`. None where there is no hole.
+        barrier: the highest energy of the student before a hole, where it falls below that by
+            `FALL` (and more where the teacher falls too) and is lower than the teacher's by `FALL`.
+            None where there is no hole.
         falls_at: Å, where it has fallen so far.
     """
 
@@ -79,7 +87,7 @@ class Wall:
 
 
 def approaches(atoms: Atoms, closest: float = 0.8, step: float = 0.05) -> list[Approach]:
-    """The nearest pair of each two elements, pushed together in steps.
+    """The nearest pair of each two elements that is not bonded, pushed together in steps.
 
     Args:
         atoms: start, a frame of a run; what is bonded is found in it, by distances.
@@ -95,8 +103,9 @@ def approaches(atoms: Atoms, closest: float = 0.8, step: float = 0.05) -> list[A
     contacts = find_contacts(atoms, REACH)
     pairs = np.stack([contacts.first, contacts.second], axis=1)
     kinds = np.sort(atoms.numbers[pairs], axis=1)
-    lengths, floor = contacts.lengths, closest * sums_of_radii(atoms)
-    usable = lengths > floor[contacts.first, contacts.second]
+    lengths = contacts.lengths
+    ends = closest * sums_of_radii(atoms, contacts.first, contacts.second)
+    usable = lengths > ends
     if not usable.any():
         raise UnsupportedStructureError(
             f"{atoms.get_chemical_formula()} has no two atoms within {REACH} Å that are not bonded "
@@ -106,7 +115,7 @@ def approaches(atoms: Atoms, closest: float = 0.8, step: float = 0.05) -> list[A
     for kind in np.unique(kinds[usable], axis=0):
         own = np.flatnonzero(usable & (kinds == kind).all(axis=1))
         pair = int(own[lengths[own].argmin()])
-        end = floor[contacts.first[pair], contacts.second[pair]]
+        end = ends[pair]
         count = int(np.ceil((lengths[pair] - end) / step)) + 1
         distances = np.linspace(lengths[pair], end, max(count, 2))
         elements = "-".join(sorted(chemical_symbols[z] for z in kind))
@@ -140,34 +149,85 @@ def compare_walls(
             f"{[one.shape for one in given]}"
         )
     if not all(np.isfinite(one).all() for one in given):
-        raise ValueError("a distance or an energy is NaN or infinite: give a larger closest")
+        raise ValueError("a distance or an energy is NaN or infinite")
     if not (np.diff(distances) < 0).all() or not up_to > 0:
         raise ValueError(f"distances must fall and up_to be positive, not {distances} and {up_to}")
     student, teacher = student - student[0], teacher - teacher[0]
     over = np.flatnonzero(teacher > up_to)
     near = slice(None, int(over[0]) if len(over) else None)
     error = float(np.abs(student - teacher)[near].max())
-    # A pair that attracts goes down too, in both.
     highest = np.maximum.accumulate(student)
-    below = np.flatnonzero(student < np.minimum(highest, teacher) - FALL)
+    # Where the teacher falls too, as in a bond that forms, half as far again is no hole.
+    allowed = FALL + EXCESS * (np.maximum.accumulate(teacher) - teacher)
+    below = np.flatnonzero((student < highest - allowed) & (student < teacher - FALL))
     if not len(below):
         return Wall(student, teacher, error, None, None)
     fall = int(below[0])
     return Wall(student, teacher, error, float(highest[fall]), float(distances[fall]))
 
 
-def contacts_check(walls: Sequence[Mapping[str, Any]], limits: Limits, temperature: float) -> Check:
-    """Judge records of `Wall` for runs at `temperature`, K; none is what does not apply."""
+def compare_contacts(
+    atoms: Atoms,
+    student: Callable[[Sequence[Atoms]], Labels],
+    teacher: Callable[[Sequence[Atoms]], Labels],
+    *,
+    closest: float = 0.8,
+    step: float = 0.05,
+    up_to: float = 5.0,
+    batch_size: int = 32,
+) -> dict[str, Any]:
+    """All approaches of a structure, by two potentials, ready for JSON.
+
+    Args:
+        atoms, closest, step: see `approaches`.
+        student, teacher: label a batch.
+        up_to: see `compare_walls`.
+        batch_size: structures per call.
+
+    Returns:
+        `approaches`: records of `Wall`; `up_to_ev`; `applies`: False for a single molecule of which
+        no two atoms can be pushed together; and where an energy of the student is NaN or
+        infinite, `broke_down`.
+
+    Raises:
+        TeacherError: an energy of the teacher is NaN or infinite.
+    """
+    found: dict[str, Any] = {"approaches": [], "up_to_ev": up_to, "applies": True}
+    try:
+        ways = approaches(atoms, closest, step)
+    except UnsupportedStructureError:
+        molecules = number_molecules(len(atoms), find_bonds(atoms))
+        return found | {"applies": bool(atoms.pbc.any() or molecules.any())}
+    for way in ways:
+        theirs = energies_of(teacher, way.structures, batch_size, whose=f"the teacher, {way.name}")
+        try:
+            own = energies_of(student, way.structures, batch_size, whose=f"the student, {way.name}")
+        except TeacherError as error:
+            return found | {"broke_down": str(error)}
+        wall = compare_walls(way.distances, own, theirs, up_to)
+        found["approaches"].append(wall.record(way))
+    return found
+
+
+def contacts_check(result: Mapping[str, Any], limits: Limits, temperature: float) -> Check:
+    """Judge a result of `compare_contacts` for runs at `temperature`, K."""
     name, least = "energy of close contacts", limits.hole_barrier_kt
     text = f"no hole behind a barrier below {least:g} kT"
-    if not walls:
-        why = "no two atoms can be pushed together"
+    walls = result["approaches"]
+    if "broke_down" in result:
+        return Check(name, text, "", "fail", result["broke_down"])
+    if not walls and not result["applies"]:
+        why = "a single molecule whose atoms cannot be pushed together"
         return Check(name, text, "", "not applicable", why)
+    if not walls:
+        why = f"no two atoms within {REACH:g} Å that are not bonded: give a denser or larger system"
+        return Check(name, text, "", "not measured", why)
     holes = [wall for wall in walls if wall["barrier_ev"] is not None]
     worst = max(wall["largest_error_ev"] for wall in walls)
     if not holes:
         return Check(name, text, f"no hole, largest error {worst:.2g} eV", "pass")
     lowest = min(holes, key=lambda wall: wall["barrier_ev"])
-    barrier = lowest["barrier_ev"] / (BOLTZMANN * temperature)
+    thermal = BOLTZMANN * temperature
+    barrier = lowest["barrier_ev"] / thermal if thermal > 0 else np.inf
     shown = f"{lowest['name']}: a hole behind {lowest['barrier_ev']:.2f} eV ({barrier:.0f} kT)"
     return Check(name, text, shown, "pass" if barrier >= least else "fail")

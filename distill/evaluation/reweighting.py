@@ -119,6 +119,12 @@ def rate_ratio(
     return found, float(_jackknife(np.array([ratio(kind) for kind in kinds])))
 
 
+def evenly_spread(count: int, wanted: int) -> np.ndarray:
+    """Numbers of at most `wanted` of `count` frames, equally far apart over all of them."""
+    step = max(-(-count // wanted), 1)
+    return np.arange(step - 1, count, step)
+
+
 def reweight(values: np.ndarray, weights: np.ndarray, blocks: int = BLOCKS) -> Reweighted:
     """The average of `values` `[R, T]` with and without `weights` `[R, T]`.
 

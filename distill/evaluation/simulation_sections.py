@@ -74,8 +74,10 @@ def contacts_section(result: Mapping[str, Any] | None) -> Section:
     title = "Close contacts"
     if not result:
         return Section(title, [NOT_MEASURED])
+    if "broke_down" in result:
+        return Section(title, [f"Broke down: {result['broke_down']}"])
     if not result["approaches"]:
-        return Section(title, ["No two atoms can be pushed together."])
+        return Section(title, ["There are no two atoms to push together."])
     rows = [
         [
             wall["name"],
@@ -90,9 +92,9 @@ def contacts_section(result: Mapping[str, Any] | None) -> Section:
     return Section(
         title,
         [
-            "The nearest pair of each two elements, pushed together by whole molecules and by the "
-            "two atoms alone; a hole is where the student's energy falls by 0.5 eV and is as much "
-            "lower than the teacher's. Errors count up to where the teacher's energy has risen by "
+            "The nearest pair of each two elements that is not bonded, pushed together by whole "
+            "molecules and by the two atoms alone; a hole is where the student's energy falls by "
+            "0.5 eV and is as much lower than the teacher's. Errors count up to where the teacher's energy has risen by "
             f"{result['up_to_ev']:g} eV.",
             Table(["what moves", "distances (Å)", "largest error (eV)", "hole"], rows),
         ],
@@ -140,14 +142,16 @@ def density_section(result: Mapping[str, Any] | None) -> Section:
     if not result or "broke_down" in result:
         told = "Not measured apart from the dynamics."
         return Section(title, [_why_nothing(result) if result else told])
+    student, teacher, percent = (
+        _estimate({"value": result[key], "error": result[f"{key}_error"]})
+        for key in ("student", "teacher", "percent")
+    )
     return Section(
         title,
         [
-            f"{result['conditions']}. Student {result['student']:.4f} ± "
-            f"{result['student_error']:.1g} g/cm³; the teacher, from {result['frames']} of these "
-            f"frames by their weights in its ensemble, {result['teacher']:.4f} ± "
-            f"{result['teacher_error']:.1g} g/cm³: {result['percent']:+.2f} ± "
-            f"{result['percent_error']:.2f} %. The frames are worth "
+            f"{result['conditions']}. Student {student} g/cm³; the teacher, from "
+            f"{result['frames']} of these frames by their weights in its ensemble, {teacher} "
+            f"g/cm³; student over teacher less 1: {percent} %. The frames are worth "
             f"{100 * result['effective_share']:.0f} % of their number for the teacher."
         ],
     )

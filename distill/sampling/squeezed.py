@@ -14,6 +14,7 @@ from ase import Atoms
 from distill.bonds import (
     BOND_FACTOR,
     NearPairs,
+    bond_reach,
     find_bonds,
     near_pairs,
     number_molecules,
@@ -194,7 +195,7 @@ def _squeeze(
     What moved is not `free` `[n]` any more, so that a contact stays as it was said to be.
     """
     contacts = find_contacts(atoms, config.reach, reference)
-    least = config.closest * sums_of_radii(atoms)[contacts.first, contacts.second]
+    least = config.closest * sums_of_radii(atoms, contacts.first, contacts.second)
     lengths = contacts.lengths
     usable = np.flatnonzero((lengths > least) & free[contacts.first] & free[contacts.second])
     kinds = np.sort(atoms.numbers[np.stack([contacts.first, contacts.second], axis=1)], axis=1)
@@ -217,10 +218,10 @@ def _squeeze(
 
 def _has_room(atoms: Atoms, bonds: NearPairs, closest: float) -> bool:
     """Whether no pair is closer than allowed, but for rounding."""
-    sums = sums_of_radii(atoms)
-    pairs = near_pairs(atoms, max(closest, SHORTEST_BOND) * float(sums.max()) + 0.1)
+    pairs = near_pairs(atoms, bond_reach(atoms, max(closest, SHORTEST_BOND)) + 0.1)
     factor = np.where(pairs.among(bonds), min(closest, SHORTEST_BOND), closest)
-    return bool((pairs.lengths > factor * sums[pairs.first, pairs.second] - 1e-9).all())
+    least = factor * sums_of_radii(atoms, pairs.first, pairs.second)
+    return bool((pairs.lengths > least - 1e-9).all())
 
 
 def _require_room(atoms: Atoms) -> None:
