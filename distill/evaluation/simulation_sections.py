@@ -94,7 +94,8 @@ def contacts_section(result: Mapping[str, Any] | None) -> Section:
         [
             "The nearest pair of each two elements that is not bonded, pushed together by whole "
             "molecules and by the two atoms alone; a hole is where the student's energy falls by "
-            "0.5 eV and is as much lower than the teacher's. Errors count up to where the teacher's energy has risen by "
+            "0.5 eV and is as much lower than the teacher's. Errors count up to where the "
+            "teacher's energy has risen by "
             f"{result['up_to_ev']:g} eV.",
             Table(["what moves", "distances (Å)", "largest error (eV)", "hole"], rows),
         ],
