@@ -7,6 +7,7 @@ import json
 import logging
 import multiprocessing
 import os
+import weakref
 from collections.abc import Mapping, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Executor, ProcessPoolExecutor, wait
 from dataclasses import dataclass
@@ -256,6 +257,8 @@ class AseTeacher:
             context = multiprocessing.get_context("spawn")
             count = max(self._n_workers, 1)
             self._pool = ProcessPoolExecutor(count, mp_context=context, initializer=start_worker)
+            # A pool that is forgotten while Python ends complains about its own closed pipe.
+            weakref.finalize(self, self._pool.shutdown, wait=True, cancel_futures=True)
             if self._timeout is not None:
                 # Imports are not counted as time that a structure took.
                 wait([self._pool.submit(prepare, self._recipe) for _ in range(count)])
