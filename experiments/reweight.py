@@ -7,8 +7,9 @@ Takes frames of a run of `simulate.py` (NVT or NPT, one temperature and pressure
 apart, labels them by the teacher and weights them by exp(-(U_teacher - U_student) / kT). Gives
 density and pressure of both ensembles, the pressure of the student against the teacher on equal
 frames, and the effective share of the frames: how much the two ensembles overlap. With
-`bond_factors=[1.3]` also how often bonds change in both ensembles. Labelling goes on where it was
-interrupted. Writes `reweighted.json` and `reweighted.png`.
+`students=[BUNDLE]` also what runs of other students would give, which spares such runs while
+students are compared; with `bond_factors=[1.3]` how often bonds change in both ensembles. Labelling
+goes on where it was interrupted. Writes `reweighted.json` and `reweighted.png`.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import jax
 import numpy as np
 from ase import Atoms
 
@@ -29,7 +29,6 @@ import train
 from bundle_teacher import teacher_of
 from distill.config import load_config
 from distill.errors import ConfigError, DatasetError
-from distill.evaluation.energies import label_frames
 from distill.evaluation.results import record_figures, replace_text
 from distill.evaluation.reweighting import (
     BLOCKS,
@@ -41,11 +40,11 @@ from distill.evaluation.reweighting import (
 from distill.simulation import TrajectoryReader
 from distill.simulation.config import BAROSTATS
 from distill.simulation.frames import mass_density
-from distill.students import Student, load_bundle
-from distill.teachers import Teacher
-from distill.units import BOLTZMANN, GPA
+from distill.students import load_bundle
+from distill.units import BOLTZMANN
 from reweight_events import event_figures, report_events, weigh_events
-from reweight_report import figures_of, picture, report
+from reweight_labels import label, predicted
+from reweight_report import figures_of, picture, report, report_predicted
 from script import command_of, run_script
 from simulation_records import DENSITY, PRESSURE_ON_FRAMES
 
@@ -66,6 +65,7 @@ class ReweightConfig:
     Attributes:
         run: folder of a finished run of `simulate.py` of a student.
         teacher: see `distill.teachers.load`; that of the bundle by default.
+        students: bundles of other students, whose averages are predicted from the same frames.
         frames: most of all replicas together, evenly spread in time.
         start: ps at the start of the run that are left out.
         bond_factors: sums of covalent radii up to which a pair is bonded, for each of which frames
@@ -80,6 +80,7 @@ class ReweightConfig:
 
     run: Path
     teacher: str = ""
+    students: tuple[Path, ...] = ()
     frames: int = 1000
     start: float = 5.0
     bond_factors: tuple[float, ...] = ()
@@ -123,7 +124,7 @@ def run(config: ReweightConfig) -> dict[str, Any]:
     bundle = load_bundle(Path(then.model))
     teacher = teacher_of(bundle, config.teacher, then.model)
     frames = read_frames(config, then)
-    student, labels = label(config, bundle.student, teacher, frames)
+    student, labels = label(bundle.student, teacher, frames, config)
     weights = teacher_weights(student.energy, labels.energy, then.md.temperature)
     apart = labels.energy - student.energy
     difference = apart / (BOLTZMANN * then.md.temperature)
@@ -142,6 +143,10 @@ def run(config: ReweightConfig) -> dict[str, Any]:
         "spread_of_energy_differences_kt": float(difference.std()),
         "averages": {name: asdict(average) for name, average in averages.items()},
     }
+    found["students"] = {
+        str(path): predicted(path, frames, student, labels, then.md.temperature, density)
+        for path in config.students
+    }
     save(found, config)
     if config.bond_factors:
         found["events"] = weigh_events(
@@ -151,7 +156,7 @@ def run(config: ReweightConfig) -> dict[str, Any]:
             apart,
             then.md.temperature,
             lambda part, some: [
-                own.energy[0] for own in label(part, bundle.student, teacher, [some])
+                own.energy[0] for own in label(bundle.student, teacher, [some], part)
             ],
         )
         save(found, config)
@@ -159,9 +164,13 @@ def run(config: ReweightConfig) -> dict[str, Any]:
     if config.record is not None:
         subject = config.subject or then.model
         figures = figures_of(found, config.case, subject)
+        for name, other in found["students"].items():
+            seen = other | {"frames": found["frames"]}
+            figures += figures_of(seen, f"{config.case}, predicted", name)
         figures += event_figures(found.get("events", []), config.case, subject)
         record_figures(figures, config.record, command_of("reweight", config))
     report(found)
+    report_predicted(found["students"])
     report_events(found.get("events", []))
     return found
 
@@ -169,53 +178,6 @@ def run(config: ReweightConfig) -> dict[str, Any]:
 def save(found: dict[str, Any], config: ReweightConfig) -> None:
     """The results in `reweighted.json`."""
     replace_text(config.output / "reweighted.json", json.dumps(found, indent=1) + "\n")
-
-
-class Seen(NamedTuple):
-    """Energies `[R, T]` in eV and virial pressures `[R, T]` in GPa (NaN where undefined)."""
-
-    energy: np.ndarray
-    pressure: np.ndarray
-
-
-def label(
-    config: ReweightConfig, student: Student, teacher: Teacher, frames: list[list[Atoms]]
-) -> tuple[Seen, Seen]:
-    """What student and teacher say of the frames; labels of the teacher are kept in a file.
-
-    Raises:
-        DatasetError: the teacher failed for a frame.
-    """
-    structures = [atoms for own in frames for atoms in own]
-    names = [f"{config.run.name}-{replica}" for replica, own in enumerate(frames) for _ in own]
-    labels = label_frames(
-        teacher,
-        structures,
-        names,
-        f"reweight:{config.run}",
-        config.output / "labels.h5",
-        config.batch_size,
-    )
-    with jax.enable_x64(True):
-        parts = [
-            student.label(structures[first : first + config.batch_size], dtype=np.float64)
-            for first in range(0, len(structures), config.batch_size)
-        ]
-    own = np.concatenate([part.energy for part in parts])
-    stress = np.concatenate([part.stress for part in parts])
-    nothing = np.full_like(stress, np.nan)
-    shape = len(frames), len(frames[0])
-    return (
-        Seen(own.reshape(shape), _pressure(stress).reshape(shape)),
-        Seen(
-            np.asarray(labels.energy).reshape(shape),
-            _pressure(nothing if labels.stress is None else labels.stress).reshape(shape),
-        ),
-    )
-
-
-def _pressure(stress: np.ndarray) -> np.ndarray:
-    return -np.trace(np.asarray(stress), axis1=1, axis2=2) / 3 / GPA
 
 
 def frames_density(frames: list[list[Atoms]]) -> np.ndarray:

@@ -83,3 +83,18 @@ def report(found: dict[str, Any]) -> None:
             f"teacher {own['teacher']:.5g} ± {own['teacher_error']:.2g}, difference "
             f"{own['difference']:+.2g} ± {own['difference_error']:.2g}"
         )
+
+
+def report_predicted(students: dict[str, dict[str, Any]]) -> None:
+    """What is predicted for other students, one line for each."""
+    for name, found in students.items():
+        told = [
+            f"{100 * found['effective_share']:.0f} % of the frames count",
+            f"energies differ by {found['spread_of_energy_differences_kt']:.2f} kT",
+        ]
+        for quantity, own in found["averages"].items():
+            told.append(
+                f"{quantity} {own['student']:.5g}, less the teacher's {own['difference']:+.2g} ± "
+                f"{own['difference_error']:.2g}"
+            )
+        print(f"predicted for {name}: {', '.join(told)}")

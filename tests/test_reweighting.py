@@ -66,6 +66,26 @@ def test_weighted_samples_are_those_of_the_teacher() -> None:
     assert np.all((pulls.std(0) > 0.75) & (pulls.std(0) < 1.35)), pulls.std(0)
 
 
+def test_another_student_is_predicted_from_the_frames_of_a_third() -> None:
+    """Frames of a potential, weights of a softer and of a stiffer one, against theory."""
+    pulls = []
+    for seed in range(40):
+        squares, stiff = oscillators(seed, 1.2)
+        soft = teacher_weights(squares / 2, 0.9 * squares / 2 - 3.0, TEMPERATURE)
+        found = reweight(squares, stiff, student_weights=soft)
+        theory = 3 * THERMAL / 0.9, 3 * THERMAL / 1.2
+        pulls.append(
+            [
+                (found.student - theory[0]) / found.student_error,
+                (found.teacher - theory[1]) / found.teacher_error,
+                (found.difference - (theory[0] - theory[1])) / found.difference_error,
+            ]
+        )
+    pulls = np.array(pulls)
+    assert np.all(np.abs(pulls.mean(0)) < 0.55), pulls.mean(0)
+    assert np.all((pulls.std(0) > 0.7) & (pulls.std(0) < 1.4)), pulls.std(0)
+
+
 def test_effective_share_follows_theory() -> None:
     """For equal weights it is 1; for oscillators <w>² / <w²> is a ratio of Gaussian integrals."""
     assert effective_share(np.full((2, 5), 0.1)) == pytest.approx(1)
@@ -167,6 +187,7 @@ def test_a_student_is_its_own_teacher(script: Any, tmp_path: Path) -> None:
     config = script.ReweightConfig(
         run=folder,
         teacher=f"ase:distill.calculators:StudentCalculator?model={bundle}",
+        students=(bundle,),
         frames=12,
         start=0.002,
         output=tmp_path / "reweighted",
@@ -182,6 +203,11 @@ def test_a_student_is_its_own_teacher(script: Any, tmp_path: Path) -> None:
     assert density["student"] == pytest.approx(mean, rel=0.02)
     assert abs(density["difference"]) < 1e-5 * mean and density["student_error"] > 0
     assert abs(pressure["student"]) < 1e-3
+    (same,) = found["students"].values()
+    assert same["effective_share"] == pytest.approx(1)
+    assert set(same["averages"]) == set(found["averages"])
+    for name, average in found["averages"].items():
+        assert same["averages"][name] == pytest.approx(average, rel=1e-5, abs=1e-7)
     assert (config.output / "reweighted.png").stat().st_size > 1000
     figures = {r["metric"]: r["value"] for r in read_records(record)}
     names = importlib.import_module("simulation_records")

@@ -32,7 +32,7 @@ class Reweighted:
     those of the two averages, which come from the same frames.
 
     Attributes:
-        student, student_error: plain average.
+        student, student_error: plain average, or with the student's own weights.
         teacher, teacher_error: weighted average.
         difference, difference_error: student less teacher.
     """
@@ -125,27 +125,35 @@ def evenly_spread(count: int, wanted: int) -> np.ndarray:
     return np.arange(step - 1, count, step)
 
 
-def reweight(values: np.ndarray, weights: np.ndarray, blocks: int = BLOCKS) -> Reweighted:
+def reweight(
+    values: np.ndarray,
+    weights: np.ndarray,
+    blocks: int = BLOCKS,
+    student_weights: np.ndarray | None = None,
+) -> Reweighted:
     """The average of `values` `[R, T]` with and without `weights` `[R, T]`.
 
     Args:
         values: of `T` frames, equally far apart, of `R` independent replicas.
         weights: of `teacher_weights`.
         blocks: of each replica.
+        student_weights: `[R, T]`, of `teacher_weights` too, where the frames are of another run
+            than one of the student; by default all are equal.
 
     Raises:
         ValueError: there are fewer than two blocks, or fewer frames than blocks.
     """
     values = np.asarray(values, np.float64)
+    own_weights = np.ones_like(values) if student_weights is None else student_weights
     n_frames = values.shape[1]
     if blocks * len(values) < 2 or n_frames < blocks:
         raise ValueError(f"{len(values)} x {n_frames} frames are too few for blocks: give more")
     number = np.arange(n_frames) * blocks // n_frames
     sums = np.array(
         [
-            [part.sum() for part in (one, own, own * one, np.ones_like(own))]
-            for one, own in (
-                (values[replica, number == block], weights[replica, number == block])
+            [part.sum() for part in (plain * one, own, own * one, plain)]
+            for one, own, plain in (
+                (array[replica, number == block] for array in (values, weights, own_weights))
                 for replica in range(len(values))
                 for block in range(blocks)
             )
