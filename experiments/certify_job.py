@@ -21,7 +21,7 @@ from distill.errors import ConfigError
 from distill.evaluation import compare_md_speed, measure_accuracy
 from distill.evaluation.approach import compare_contacts
 from distill.evaluation.breakdown import calibration, error_breakdown, shown_forces
-from distill.evaluation.consistency import energy_force_consistency
+from distill.evaluation.consistency import STEP, energy_force_consistency
 from distill.evaluation.density import compare_density
 from distill.evaluation.domain import closest_seen, outside_domain
 from distill.evaluation.dynamics import observe, record_of
@@ -92,7 +92,7 @@ class Job:
 
     def consistency(self) -> dict[str, Any]:
         """Forces against differences of the energy."""
-        settings = asdict(self.config.consistency)
+        settings = asdict(self.config.consistency) | {"step": STEP}
 
         def measure() -> dict[str, Any]:
             spread = np.linspace(0, len(self.test) - 1, settings["structures"]).astype(int)
