@@ -11,7 +11,7 @@ from ase import Atoms
 from distill.data import Labels
 
 STEP = 5e-4
-"""Å, of the differences. Their error is of fourth order in it: 1e-6 eV/Å at four times this step."""
+"""Å, of the differences, whose error is of fourth order in it: some 1e-8 eV/Å."""
 
 WEIGHTS = {-2: 1 / 12, -1: -2 / 3, 1: 2 / 3, 2: -1 / 12}
 """Of the energies at so many steps: the first derivative to fourth order."""
