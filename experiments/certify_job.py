@@ -256,8 +256,9 @@ class Job:
         def teacher(structures: Sequence[Atoms]) -> np.ndarray:
             per_run = len(structures) // chosen.replicas
             names = [f"density-{number // per_run}" for number in range(len(structures))]
-            where = sha256(json.dumps(settings, sort_keys=True, default=str).encode()).hexdigest()
-            path = self.config.output / "parts" / f"density_{where[:12]}.h5"
+            run = json.dumps([self.bundle.card["sha256"], settings], sort_keys=True, default=str)
+            name = f"density_{sha256(run.encode()).hexdigest()[:12]}.h5"
+            path = self.config.output / "parts" / name
             return label_frames(self.teacher, structures, names, "certify:density", path).energy
 
         return self.kept.get(
