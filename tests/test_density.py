@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from ase import Atoms
 from ase.data import atomic_masses
+from listless import no_energy, potential_without_lists
 
 from distill.data import Labels
 from distill.errors import ConfigError, TeacherError
 from distill.evaluation.certificate import finite
 from distill.evaluation.density import compare_density, density_check, frames_to_weight
 from distill.evaluation.energies import energies_of
-from distill.potential import Evaluation, Potential
 from distill.simulation import MDConfig
 from distill.units import BOLTZMANN, GPA
 
@@ -34,31 +33,6 @@ CONFIG = MDConfig(
     barostat_time=50.0,
     compressibility=1.0,
 )
-
-
-def ideal_gas(atoms: Atoms) -> Potential:
-    def evaluate(positions, lists, cell):
-        nothing = jnp.zeros(())
-        return Evaluation(
-            nothing[None], 0 * positions, jnp.zeros((1, 3, 3)), jnp.zeros(len(positions))
-        )
-
-    made = Potential(
-        numbers=atoms.numbers,
-        dtype=np.float64,
-        allocate=lambda positions, previous=None: jnp.zeros(()),
-        update=lambda lists, positions: lists,
-        overflow=lambda lists, positions: jnp.zeros((), bool),
-        energy_and_forces=lambda positions, lists: (jnp.zeros(()), 0 * positions),
-        evaluate=evaluate,
-        cell=atoms.cell.array,
-        pbc=atoms.pbc,
-    )
-
-    def with_cell(cell):
-        return replace(made, cell=0.3 * cell, with_cell=with_cell)
-
-    return replace(made, with_cell=with_cell)
 
 
 def under(pressure: float):
@@ -82,7 +56,7 @@ def test_both_densities_are_those_of_theory():
     """`<1/V> = P / ((n - 1) kT)`; the teacher's gas is under 5 % more pressure."""
     atoms = gas()
     found = compare_density(
-        ideal_gas(atoms),
+        potential_without_lists(atoms, no_energy),
         atoms,
         CONFIG,
         partial(energies_of, under(0.0)),
@@ -125,8 +99,9 @@ def test_runs_that_tell_nothing(change, match):
     atoms = gas()
     given = {"config": CONFIG, "replicas": 2, "start": 2.0, "frames": 4000} | change
     config = given.pop("config")
+    ideal = potential_without_lists(atoms, no_energy)
     with pytest.raises(ConfigError, match=match):
-        compare_density(ideal_gas(atoms), atoms, config, len, len, **given)
+        compare_density(ideal, atoms, config, len, len, **given)
 
 
 def test_frames_are_spread_over_the_whole_run():

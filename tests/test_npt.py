@@ -12,9 +12,10 @@ import pytest
 import scipy.stats
 from ase import Atoms
 from builders import frames_of
+from listless import no_energy, potential_without_lists
 
 from distill.errors import SimulationError, UnsupportedStructureError
-from distill.potential import Evaluation, Potential, local_potential
+from distill.potential import Potential, local_potential
 from distill.simulation import MDCheckpoints, MDConfig, SafetyConfig, Watch, run_md
 from distill.simulation.barostat import scr_step
 from distill.simulation.bath import bath_of
@@ -65,8 +66,8 @@ def with_lists(atoms: Atoms, skin: float = 0.3) -> Potential:
     )
 
 
-def without_lists(atoms: Atoms, energy=None) -> Potential:
-    """All images one by one; forces and virial by automatic differentiation of the sum."""
+def without_lists(atoms: Atoms) -> Potential:
+    """All images one by one."""
 
     def total(positions, cell):
         between = positions[None] - positions[:, None]
@@ -75,31 +76,7 @@ def without_lists(atoms: Atoms, energy=None) -> Potential:
         squared = jnp.where(itself, 100.0, (vectors**2).sum(-1))
         return 0.5 * pair_energy(squared).sum()
 
-    energy = energy or total
-
-    def evaluate(positions, lists, cell):
-        value, (gradient, by_cell) = jax.value_and_grad(energy, (0, 1))(positions, cell)
-        virial = positions.T @ gradient + cell.T @ by_cell
-        rows = jnp.zeros(len(positions))
-        return Evaluation(value[None], -gradient, 0.5 * (virial + virial.T)[None], rows)
-
-    made = Potential(
-        numbers=atoms.numbers,
-        dtype=np.float64,
-        allocate=lambda positions, previous=None: jnp.zeros(()),
-        update=lambda lists, positions: lists,
-        overflow=lambda lists, positions: jnp.zeros((), bool),
-        energy_and_forces=lambda positions, lists: (jnp.zeros(()), 0 * positions),
-        evaluate=evaluate,
-        cell=atoms.cell.array,
-        pbc=atoms.pbc,
-    )
-
-    def with_cell(cell):
-        # So small that no cell is smaller: without lists every reference is as good.
-        return replace(made, cell=0.3 * cell, with_cell=with_cell)
-
-    return replace(made, with_cell=with_cell)
+    return potential_without_lists(atoms, total)
 
 
 def test_volumes_of_an_ideal_gas_follow_the_gamma_distribution():
@@ -109,7 +86,7 @@ def test_volumes_of_an_ideal_gas_follow_the_gamma_distribution():
     pressure = np.where(np.arange(replicas) % 3, 2e-3, 1e-3)
     atoms = Atoms(f"Ar{n}", np.random.default_rng(0).uniform(0, 5, (n, 3)), pbc=True)
     atoms.set_cell(np.eye(3) * 5)
-    potential = without_lists(atoms, lambda positions, cell: 0.0 * (positions.sum() + cell.sum()))
+    potential = potential_without_lists(atoms, no_energy)
     start, _ = make_integrator(potential, replace(CONFIG, temperature=300.0))
     step = scr_step(potential, 1.0, 20.0, 120.0, 1 / 2e-3, 3 * n - 3)
 
