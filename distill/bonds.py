@@ -47,10 +47,11 @@ class NearPairs(NamedTuple):
         return np.isin(number[: len(self.first)], number[len(self.first) :])
 
 
-def near_pairs(atoms: Atoms, reach: float) -> NearPairs:
-    """All pairs closer than `reach`, Å."""
-    table = neighbor_table(atoms.positions, atoms.cell.array, atoms.pbc, reach)
-    return NearPairs(*table.pairs(atoms.positions, atoms.cell.array))
+def near_pairs(atoms: Atoms, reach: float, positions: np.ndarray | None = None) -> NearPairs:
+    """All pairs closer than `reach`, Å, of `atoms`, or of `positions` `[n, 3]` in their cell."""
+    where = atoms.positions if positions is None else np.asarray(positions, np.float64)
+    table = neighbor_table(where, atoms.cell.array, atoms.pbc, reach)
+    return NearPairs(*table.pairs(where, atoms.cell.array))
 
 
 def sums_of_radii(atoms: Atoms, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -77,19 +78,8 @@ def bond_reach(atoms: Atoms, factor: float) -> float:
     return float(factor * 2 * covalent_radii[atoms.numbers].max())
 
 
-def close_pairs(atoms: Atoms, positions: np.ndarray, reach: float) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs `[P, 2]` and distances `[P]` in Å below `reach`, each pair in both directions.
-
-    `positions` `[n, 3]` in Å, wrapped or not; `atoms` gives the cell.
-    """
-    table = neighbor_table(positions, atoms.cell.array, atoms.pbc, reach)
-    pairs = NearPairs(*table.pairs(positions, atoms.cell.array))
-    return np.stack([pairs.first, pairs.second], axis=1), pairs.lengths
-
-
-def bonded(
-    atoms: Atoms, pairs: np.ndarray, lengths: np.ndarray, factor: float
-) -> set[tuple[int, int]]:
-    """Pairs closer than `factor` sums of their covalent radii (1.2 is usual), lower index first."""
-    near = lengths < factor * sums_of_radii(atoms, *pairs.T)
-    return {(int(i), int(j)) for i, j in pairs[near] if i <= j}
+def bonded(atoms: Atoms, pairs: NearPairs, factor: float) -> set[tuple[int, int]]:
+    """Those of `pairs` closer than `factor` sums of their covalent radii, lower index first."""
+    near = pairs.lengths < factor * sums_of_radii(atoms, pairs.first, pairs.second)
+    own = zip(pairs.first[near].tolist(), pairs.second[near].tolist(), strict=True)
+    return {(i, j) for i, j in own if i <= j}

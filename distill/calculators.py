@@ -15,6 +15,7 @@ from ase.stress import full_3x3_to_voigt_6_stress
 
 from distill.data import Labels
 from distill.errors import ConfigError
+from distill.neighbors import DEFAULT_SKIN
 from distill.single_point import CompiledSystem, equal_arrays
 from distill.students import Bundle, Student, load_bundle
 from distill.teachers import Teacher
@@ -164,7 +165,7 @@ class StudentCalculator(_LabelCalculator):
         model: str | Path | Bundle | Student,
         *,
         dtype: Any = np.float32,
-        skin: float = 0.5,
+        skin: float = DEFAULT_SKIN,
         **parameters: Any,
     ):
         if isinstance(model, (str, Path)):

@@ -23,7 +23,7 @@ from distill.errors import UnsupportedStructureError
 from distill.graph import PADDING_DISTANCE, Graph, displacements, neighbor_species, sum_per_system
 from distill.grouped_potential import grouped_functions, in_order_of_atoms
 from distill.kernels import Kernel, MomentWeights, RowModel, blocked, kernel_name, pallas, reference
-from distill.neighbors.device import NeighborList, neighbor_list
+from distill.neighbors.device import DEFAULT_SKIN, NeighborList, neighbor_list
 
 GROUPED_FROM = 32
 """Atoms from which grouped lists are used, where the model allows them; few atoms leave most of
@@ -185,7 +185,7 @@ def local_potential(
     species: np.ndarray,
     cutoff: float,
     *,
-    skin: float = 0.5,
+    skin: float = DEFAULT_SKIN,
     dtype: Any = np.float32,
     kernel: Kernel = reference,
     message_passing: bool = False,

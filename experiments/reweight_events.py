@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from ase import Atoms
 
-from distill.bonds import bond_reach, bonded, close_pairs
+from distill.bonds import bond_reach, bonded, near_pairs
 from distill.evaluation.results import Figure
 from distill.evaluation.reweighting import BLOCKS, rate_ratio
 from distill.simulation import TrajectoryReader
@@ -85,8 +85,8 @@ def find_events(
 
 
 def _bonds(atoms: Atoms, factors: list[float]) -> list[set[tuple[int, int]]]:
-    pairs, lengths = close_pairs(atoms, atoms.positions, bond_reach(atoms, factors[-1]))
-    return [bonded(atoms, pairs, lengths, factor) for factor in factors]
+    pairs = near_pairs(atoms, bond_reach(atoms, factors[-1]))
+    return [bonded(atoms, pairs, factor) for factor in factors]
 
 
 def _usual_bonds(frames: list[Atoms], factors: list[float]) -> list[set[tuple[int, int]]]:

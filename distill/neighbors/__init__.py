@@ -8,11 +8,17 @@ that `r = positions[j] + shift @ cell - positions[i]` for positions as given, wr
 
 from distill.neighbors.batch import batch_graphs, species_index
 from distill.neighbors.capacity import bucket
-from distill.neighbors.device import NeighborList, NeighborSearch, neighbor_list
+from distill.neighbors.device import (
+    DEFAULT_SKIN,
+    NeighborList,
+    NeighborSearch,
+    neighbor_list,
+)
 from distill.neighbors.grouping import element_counts, group_slots
 from distill.neighbors.host import NeighborTable, neighbor_table, pair_distances
 
 __all__ = [
+    "DEFAULT_SKIN",
     "NeighborList",
     "NeighborSearch",
     "NeighborTable",

@@ -21,10 +21,13 @@ from distill.neighbors.cell import periodic_cell
 from distill.neighbors.host import neighbor_table
 from distill.neighbors.search import Geometry, choose, find_pairs, largest_filling
 
-REBUILD_FRACTION = 0.4
+DEFAULT_SKIN = 0.4
+"""Å: in water, a wider one costs more for pairs out of reach than it spares in rebuilds."""
+
+REBUILD_FRACTION = 0.375
 """Share of the skin that an atom may move before the list is rebuilt, at first."""
 
-MORE_CAUTION = 0.7
+MORE_CAUTION = 0.8
 """Factor of that share after atoms moved too far in one step, see `next_rebuild_fraction`."""
 
 
@@ -176,7 +179,7 @@ def neighbor_list(
     cell: Any,
     pbc: Any,
     cutoff: float,
-    skin: float = 0.5,
+    skin: float = DEFAULT_SKIN,
     capacity_multiplier: float = 1.25,
 ) -> NeighborSearch:
     """Set up neighbour lists for a fixed cell.

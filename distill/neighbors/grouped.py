@@ -23,7 +23,7 @@ from distill.graph import PADDING_DISTANCE
 from distill.neighbors.build import build, search
 from distill.neighbors.candidates import Layout
 from distill.neighbors.cell import periodic_cell
-from distill.neighbors.device import largest_move, next_rebuild_fraction
+from distill.neighbors.device import DEFAULT_SKIN, largest_move, next_rebuild_fraction
 from distill.neighbors.division import UNDIVIDED, Division
 from distill.neighbors.host import neighbor_table
 from distill.neighbors.layouts import choose_groups, choose_layout
@@ -221,7 +221,7 @@ def grouped_list(
     pbc: Any,
     species: Any,
     cutoff: float,
-    skin: float = 0.5,
+    skin: float = DEFAULT_SKIN,
     capacity_multiplier: float = 1.1,
 ) -> GroupedSearch:
     """Set up grouped neighbour lists for a fixed cell and fixed species.

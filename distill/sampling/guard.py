@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 
-from distill.bonds import bond_reach, bonded, close_pairs
+from distill.bonds import NearPairs, bond_reach, bonded, near_pairs
 from distill.errors import ConfigError, SimulationError
 from distill.simulation import Frames
 
@@ -51,7 +51,7 @@ class Guard:
     ) -> None:
         """`positions` `[R, n, 3]` of the start in Å say what is bonded; `temperature` in K."""
         self.atoms, self.temperature, self.config = atoms, temperature, config
-        self.bonds = [self._bonds(self._distances(own)) for own in positions]
+        self.bonds = [self._bonds(self._near(own)) for own in positions]
         self.kept = np.zeros(len(positions), int)
         self.reasons: list[str | None] = [None] * len(positions)
         self._blocks: list[np.ndarray] = []
@@ -89,19 +89,19 @@ class Guard:
         expected = frames.uncertainty[t, replica].max(initial=0.0)
         if config.max_uncertainty and expected > config.max_uncertainty:
             return f"expected force error {expected:.2f} eV/Å"
-        distances = self._distances(frames.positions[t, replica])
-        closest = distances[1].min(initial=np.inf)
+        pairs = self._near(frames.positions[t, replica])
+        closest = pairs.lengths.min(initial=np.inf)
         if closest < config.min_distance:
             return f"atoms {closest:.2f} Å apart"
-        changed = self._bonds(distances) ^ self.bonds[replica]
+        changed = self._bonds(pairs) ^ self.bonds[replica]
         if changed:
             return f"bonds of atoms {sorted({i for pair in changed for i in pair})[:6]} changed"
         return None
 
-    def _distances(self, positions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Pairs `[P, 2]` and their distances `[P]` in Å, as far as the checks reach."""
+    def _near(self, positions: np.ndarray) -> NearPairs:
+        """Pairs as far as the checks reach."""
         reach = max(self.config.min_distance, bond_reach(self.atoms, self.config.bonds), 1.5)
-        return close_pairs(self.atoms, positions, reach)
+        return near_pairs(self.atoms, reach, positions)
 
-    def _bonds(self, distances: tuple[np.ndarray, np.ndarray]) -> set[tuple[int, int]]:
-        return bonded(self.atoms, *distances, self.config.bonds)
+    def _bonds(self, pairs: NearPairs) -> set[tuple[int, int]]:
+        return bonded(self.atoms, pairs, self.config.bonds)

@@ -12,7 +12,7 @@ import ase.io
 import numpy as np
 from ase import Atoms
 
-from distill.bonds import bond_reach, bonded, close_pairs
+from distill.bonds import NearPairs, bond_reach, bonded, near_pairs
 from distill.errors import SimulationError
 from distill.simulation.drift import Drift
 from distill.simulation.frames import Frames
@@ -105,7 +105,7 @@ class Watch:
         starts = positions if self._replicas else positions[None]
         self._temperature = np.broadcast_to(temperature, len(starts))
         self._bonds = [
-            self._bonded(*self._close(own, atoms.cell.array)) if config.bonds != "ignore" else set()
+            self._bonded(self._near(own, atoms.cell.array)) if config.bonds != "ignore" else set()
             for own in starts
         ]
         self._changed: list[dict[tuple[int, int], float]] = [{} for _ in starts]
@@ -203,17 +203,18 @@ class Watch:
             return faults
         if config.contacts == config.bonds == "ignore":
             return faults
-        pairs, lengths = self._close(frames.positions[t, replica], frames.cell[t, replica])
-        room = lengths / self._limits[self._kinds[pairs[:, 0]], self._kinds[pairs[:, 1]]]
+        pairs = self._near(frames.positions[t, replica], frames.cell[t, replica])
+        room = pairs.lengths / self._limits[self._kinds[pairs.first], self._kinds[pairs.second]]
         if len(room) and room.min() < 1:
             worst = int(np.argmin(room))
-            i, j = sorted(pairs[worst].tolist())
-            faults.append(("contacts", f"atoms {i} and {j} were {lengths[worst]:.2f} Å apart"))
+            i, j = sorted((int(pairs.first[worst]), int(pairs.second[worst])))
+            apart = f"{pairs.lengths[worst]:.2f} Å apart"
+            faults.append(("contacts", f"atoms {i} and {j} were {apart}"))
         if config.bonds != "ignore":
             # A single run may be one of several side by side, watched by itself.
             walker = frames.walker[t, replica] if self._replicas else 0
             now, before = float(frames.time[t]), self._changed[walker]
-            changed = self._bonded(pairs, lengths) ^ self._bonds[walker]
+            changed = self._bonded(pairs) ^ self._bonds[walker]
             self._changed[walker] = {pair: before.get(pair, now) for pair in changed}
             lasting = [
                 p for p, t0 in self._changed[walker].items() if now - t0 >= config.bond_time - 1e-6
@@ -224,16 +225,16 @@ class Watch:
                 faults.append(("bonds", f"bonds of atoms {atoms} had changed{since}"))
         return faults
 
-    def _close(self, positions: np.ndarray, cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def _near(self, positions: np.ndarray, cell: np.ndarray) -> NearPairs:
         reach = float(self._limits.max())
         if self.config.bonds != "ignore":
             reach = max(reach, bond_reach(self._atoms, self.config.bond_factor))
         atoms = self._atoms.copy()
         atoms.set_cell(cell)
-        return close_pairs(atoms, np.asarray(positions, np.float64), reach)
+        return near_pairs(atoms, reach, positions)
 
-    def _bonded(self, pairs: np.ndarray, lengths: np.ndarray) -> set[tuple[int, int]]:
-        return bonded(self._atoms, pairs, lengths, self.config.bond_factor)
+    def _bonded(self, pairs: NearPairs) -> set[tuple[int, int]]:
+        return bonded(self._atoms, pairs, self.config.bond_factor)
 
 
 def _limits(

@@ -154,7 +154,7 @@ def _pace(
     if bool(lost):
         raise SimulationError(
             f"the skin cannot be chosen: within {steps} steps from the start the atoms crowd or "
-            "fly apart. Equilibrate the structure, use a smaller timestep, or give skin=0.5"
+            "fly apart. Equilibrate the structure, use a smaller timestep, or give skin=0.4"
         )
     lasting = steps / np.maximum(np.asarray(counts), 1)
     return dict(zip(SKINS, np.maximum.accumulate(lasting).tolist(), strict=True)), float(fastest)

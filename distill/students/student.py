@@ -18,6 +18,7 @@ from distill.graph import Graph
 from distill.kernels import Kernel, RowModel, blocked, choose_kernel
 from distill.kernels.contract import Species
 from distill.neighbors import (
+    DEFAULT_SKIN,
     batch_graphs,
     bucket,
     element_counts,
@@ -107,7 +108,7 @@ class Student:
         self,
         atoms: Atoms,
         *,
-        skin: float = 0.5,
+        skin: float = DEFAULT_SKIN,
         dtype: Any = np.float32,
         kernel: Kernel | str | None = None,
         devices: Sequence[jax.Device] = (),
