@@ -149,6 +149,7 @@ def test_settings_of_the_runs_are_valid(script):
         for path in paths:
             config = load_config(getattr(script(name), settings), path)
             assert config.record == Path("docs/results/simulation.json") and config.case
+    assert load_config(script("simulate").SimulateConfig, folder / "box_5184.yaml").repeat
 
 
 @pytest.mark.usefixtures("quick_compilation")
