@@ -35,6 +35,7 @@ from simulation_records import (
     LIKELIER,
     OF_TEACHER,
     OVERLAP,
+    POPULATION,
     PRESSURE_ON_FRAMES,
     RUNS,
     SEARCHED,
@@ -75,6 +76,7 @@ def tables(records: list[Record], pictures: list[tuple[str, str]]) -> dict[str, 
         "overlaps": overlap_table(records),
         "bulk": bulk_table(records),
         "loop": loop_table(records),
+        "conformers": population_table(records),
         "curves": "\n\n".join(f"![{case}](images/{name})" for case, name in pictures) or NOTHING,
     }
 
@@ -181,6 +183,13 @@ def bulk_table(records: list[Record]) -> str:
         for r in chosen
     ]
     return table("| case | model | what | value |", chosen, rows)
+
+
+def population_table(records: list[Record]) -> str:
+    """Conformers of a molecule."""
+    chosen = [r for r in records if r["metric"].startswith(POPULATION)]
+    rows = [[r["metric"].removeprefix(POPULATION), error(r)] for r in chosen]
+    return table("| case | model | conformer | population |", chosen, rows)
 
 
 def is_compared(density: Record, other: Record) -> bool:

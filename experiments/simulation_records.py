@@ -33,6 +33,7 @@ LIKELIER = (
 WALL_ERROR = "largest error of the energy of a contact"
 HOLES, BARRIER = "holes on the way", "barrier before the hole"
 DIFFUSION = "diffusion of "
+POPULATION = "population of "
 PER_NS = "meV/atom/ns"
 
 
@@ -115,7 +116,7 @@ def certificate_figures(
         figures += _weighted_density(density, case, subject)
     dynamics = results.get("dynamics") or {}
     if "student" in dynamics:
-        figures += _overlaps(certificate["overlaps"], case, subject)
+        figures += overlap_figures(certificate["overlaps"], case, subject)
         figures += _scalars(dynamics, case, subject, teacher)
     return figures
 
@@ -149,7 +150,8 @@ def _weighted_density(density: Mapping[str, Any], case: str, subject: str) -> li
     ]
 
 
-def _overlaps(rows: Sequence[Mapping[str, Any]], case: str, subject: str) -> list[Figure]:
+def overlap_figures(rows: Sequence[Mapping[str, Any]], case: str, subject: str) -> list[Figure]:
+    """Figures of rows of `distill.evaluation.dynamics.compare_curves`."""
     figures = []
     for row in rows:
         name = row["curve"]
