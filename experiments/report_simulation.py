@@ -68,6 +68,7 @@ def main() -> int:
 
 def tables(records: list[Record], pictures: list[tuple[str, str]]) -> dict[str, str]:
     """All tables of the page by name, and the plots of the curves, `(case, file)`."""
+    shapes = [picture for picture in pictures if picture[1].startswith("conformers")]
     return {
         "runs": runs_table(records),
         "events": event_table(records),
@@ -77,8 +78,14 @@ def tables(records: list[Record], pictures: list[tuple[str, str]]) -> dict[str, 
         "bulk": bulk_table(records),
         "loop": loop_table(records),
         "conformers": population_table(records),
-        "curves": "\n\n".join(f"![{case}](images/{name})" for case, name in pictures) or NOTHING,
+        "curves": shown([picture for picture in pictures if picture not in shapes]),
+        "shapes": shown(shapes),
     }
+
+
+def shown(pictures: list[tuple[str, str]]) -> str:
+    """Links to the pictures, one below the other."""
+    return "\n\n".join(f"![{case}](images/{name})" for case, name in pictures) or NOTHING
 
 
 def runs_table(records: list[Record]) -> str:
