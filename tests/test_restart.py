@@ -53,7 +53,7 @@ def spheres() -> Atoms:
 
 
 def potential_of(atoms: Atoms) -> Potential:
-    return local_potential(repulsion, atoms, np.zeros(len(atoms), int), CUTOFF)
+    return local_potential(repulsion, atoms, np.zeros(len(atoms), int), CUTOFF, skin=0.5)
 
 
 def inwards(atoms: Atoms) -> np.ndarray:
