@@ -134,7 +134,7 @@ class StudentCalculator(_LabelCalculator):
     is an argument of the compiled function and may change at every call. Structures with other
     elements, another order of atoms or other periodic directions, and cells that shrank since the
     compilation by more than the list leaves room for (about 2 % in any direction with a skin of a
-    tenth of the cutoff), are evaluated by `Student.label`: slower per call, but it seldom
+    twelfth of the cutoff), are evaluated by `Student.label`: slower per call, but it seldom
     compiles. A system that is called for often in succession is compiled in place of the first.
 
     `results` also hold `uncertainty` `[n]`, expected force errors in eV/Å, if the student has it.

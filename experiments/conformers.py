@@ -1,6 +1,6 @@
 """Populations of a molecule's conformers, student against teacher, by replica exchange.
 
-    python experiments/conformers.py student=runs/quickstart/student structure=CH3CH2OH
+    python experiments/conformers.py student=runs/ethanol/student structure=CH3CH2OH
     python experiments/conformers.py --smoke
 
 Student, teacher, and the teacher with another seed sample the same ladder of temperatures. A
@@ -74,7 +74,7 @@ class ConformersConfig:
         curves: JSON file of the distributions, for the plot.
     """
 
-    student: Path = Path("runs/quickstart/student")
+    student: Path = Path("runs/train/student")
     teacher: str = ""
     structure: str = "CH3CH2OH"
     dihedral: tuple[int, int, int, int] = (0, 1, 2, 3)

@@ -61,11 +61,6 @@ def test_the_teachers_population_is_the_mean_of_its_runs(conformers: Any) -> Non
         assert half == pytest.approx(np.sqrt(exact * (1 - exact) / samples), rel=0.5)
 
 
-def test_the_settings_of_the_page_are_valid(conformers: Any) -> None:
-    path = ROOT / "experiments" / "configs" / "conformers.yaml"
-    assert load_config(conformers.ConformersConfig, path).case
-
-
 @pytest.mark.usefixtures("quick_compilation")
 def test_the_script_keeps_finished_runs(
     conformers: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -158,9 +158,11 @@ def test_single_precision_misses_nothing(name: str) -> None:
     search = search_of(case)
     update = jax.jit(search.update)
     nbrs = search.allocate(random_positions(case, 4).astype(np.float32), minimum_capacity=64)
+    updates = 0
     for seed in range(5):
         positions = random_positions(case, seed, unwrap=3).astype(np.float32)
         updated = update(nbrs, positions)
+        updates += not updated.overflow
         # Other positions may have more images within reach.
         nbrs = search.allocate(positions, previous=updated) if updated.overflow else updated
         assert nbrs.shift.dtype == jnp.float32 and not nbrs.overflow
@@ -175,6 +177,7 @@ def test_single_precision_misses_nothing(name: str) -> None:
         assert abs(len(inner) - len(exact)) <= 2
         if len(inner) == len(exact):
             np.testing.assert_array_equal(inner[:, :2], exact[:, :2])
+    assert updates > 2
 
 
 @pytest.mark.usefixtures("x64")

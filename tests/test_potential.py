@@ -134,7 +134,7 @@ def test_old_and_full_lists_raise_the_flag_and_grow():
     update, overflow = jax.jit(potential.update), jax.jit(potential.overflow)
     lists = potential.allocate(atoms.positions)
     near, far = atoms.positions.copy(), atoms.positions.copy()
-    near[3, 0] += 0.15
+    near[3, 0] += 0.14
     far[3, 0] += 0.25
     assert not bool(overflow(lists, near))
     assert bool(overflow(lists, far)), "an atom moved more than half the skin"

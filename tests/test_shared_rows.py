@@ -141,15 +141,18 @@ def check_small_lists(count: int) -> None:
     shared = student.potential(atoms, devices=jax.devices()[:count], dtype=np.float64)
     positions = jnp.asarray(atoms.positions)
     enough = shared.allocate(positions)
+    update = jax.jit(shared.update)
     few = replace(enough.layout, groups=tuple(min(8, slots) for slots in enough.groups))
     species = student.species(atoms.numbers)
     found = build(few, species, enough.reference_positions, enough.center)
-    tight = replace(enough, layout=few, **found._asdict())
-    moved = positions + 0.3  # beyond the skin, so that the devices rebuild it
-    assert bool(jax.jit(shared.overflow)(jax.jit(shared.update)(tight, moved), moved))
-    larger = shared.allocate(moved, tight)
-    assert larger.groups >= enough.groups
-    assert not bool(jax.jit(shared.overflow)(jax.jit(shared.update)(larger, moved), moved))
+    fields = found._asdict() | {"lacking": jnp.zeros_like(found.lacking)}
+    moved = positions + 0.1  # 0.17 Å: rebuilt, by the devices, and not too old
+    full = update(replace(enough, layout=few, **fields), moved)
+    assert full.lacking[3:].any() and not full.stale
+    larger = shared.allocate(positions, full)
+    assert all(one >= other for one, other in zip(larger.groups, enough.groups, strict=True))
+    rebuilt = update(larger, moved)
+    assert (rebuilt.reference_positions == moved).all() and not rebuilt.overflow
 
 
 def check_pallas(count: int) -> None:

@@ -115,10 +115,10 @@ def test_a_step_longer_than_the_skin_is_refused():
 
 @pytest.mark.parametrize("replicas", [False, True], ids=["one", "replicas"])
 def test_a_fast_atom_only_makes_rebuilds_come_earlier(replicas):
-    """A list is used until an atom moved 0.2 Å, and holds until 0.25 Å: too late for this one."""
+    """A list is used until an atom moved 0.19 Å, and holds until 0.25 Å: too late for this one."""
     atoms, inwards = crowding(periodic=True)
     velocities = inwards.copy()
-    velocities[5] = [0.09, 0.03, 0.0]  # 0.19 Å in one step
+    velocities[5] = [0.08, 0.03, 0.0]  # 0.17 Å in one step
     starts = atoms.positions
     if replicas:
         starts, velocities = np.stack([starts] * 2), np.stack([velocities, 0.1 * inwards])

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from builders import small_student, water_box
 
+from distill.neighbors.device import REBUILD_FRACTION
 from distill.neighbors.skin import choose_skin, cost_by_volume
 from distill.simulation import MDConfig, tune_skin
 
@@ -14,7 +15,7 @@ STEP = cost_by_volume(5.0, (0.5, 1.5), (4.0, 4.0 * (6.5 / 5.5) ** 3))
 
 def lasting(speed: float):
     """Steps per rebuild of atoms that fly straight on, in Å per step."""
-    return lambda skin: max(0.4 * skin / speed, 1.0) if speed else np.inf
+    return lambda skin: max(REBUILD_FRACTION * skin / speed, 1.0) if speed else np.inf
 
 
 def test_cost_grows_with_the_volume() -> None:
@@ -46,7 +47,7 @@ def test_atoms_at_rest_need_no_skin() -> None:
 
 
 def test_skins_that_a_step_could_cross_are_left_out() -> None:
-    assert choose_skin(STEP, lambda skin: 0.0, lasting(0.05), 0.05) == 0.4
+    assert choose_skin(STEP, lambda skin: 0.0, lasting(0.049), 0.049) == 0.4
     with pytest.raises(ValueError, match="smaller timestep"):
         choose_skin(STEP, STEP, lasting(1.0), 1.0)
     with pytest.raises(ValueError, match="speed"):
