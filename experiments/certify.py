@@ -61,8 +61,8 @@ def main(argv: list[str] | None = None) -> int:
     """Certify; returns the exit status, 0 also for a student that did not pass."""
     arguments = sys.argv[1:] if argv is None else argv
     own = any(argument.startswith("bundle=") for argument in arguments)
-    if "--smoke" in arguments and not own and not (train.SMOKE_RUN / "student").is_dir():
-        train.main(["--smoke"])
+    if "--smoke" in arguments and not own:
+        train.make_smoke_student()
     return run_script(CertifyConfig, run, arguments, description=__doc__, smoke_overrides=SMOKE)
 
 

@@ -84,8 +84,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else argv
     own = any(argument.startswith("student=") for argument in arguments)
     if "--smoke" in arguments and not own:
-        if not (train.SMOKE_RUN / "student").is_dir():
-            train.main(["--smoke"])
+        train.make_smoke_student()
         pack_liquid({"CH3CH2OH": 2}, 0.7).write(SMOKE_START)
     return run_script(CompareConfig, run, arguments, description=__doc__, smoke_overrides=SMOKE)
 

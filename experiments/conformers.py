@@ -12,7 +12,7 @@ teacher with itself. A finished run is kept; the same command goes on with the n
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -120,8 +120,8 @@ def main(argv: list[str] | None = None) -> int:
     """Compare and record; returns the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     own = any(argument.startswith("student=") for argument in arguments)
-    if "--smoke" in arguments and not own and not (train.SMOKE_RUN / "student").is_dir():
-        train.main(["--smoke"])
+    if "--smoke" in arguments and not own:
+        train.make_smoke_student()
     return run_script(ConformersConfig, run, arguments, description=__doc__, smoke_overrides=SMOKE)
 
 
@@ -164,7 +164,7 @@ def angles_of(
 ) -> dict[str, Any]:
     """Angles in degrees of the frames at the lowest temperature, and how exchanges went."""
     potential: Potential = potential_of(atoms)
-    md = MDConfig(**asdict(config.md) | {"seed": config.md.seed + 1000 * seed})
+    md = replace(config.md, seed=config.md.seed + 1000 * seed)
     starts = np.tile(atoms.positions, (len(md.temperatures), 1, 1))
     result = run_md(potential, starts, md, description=name)
     later = result.frames.time >= 1000 * config.start

@@ -60,8 +60,8 @@ class EvaluateConfig:
 def main(argv: list[str] | None = None) -> int:
     """Evaluate; returns the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
-    if "--smoke" in arguments and not (train.SMOKE_RUN / "student").is_dir():
-        train.main(["--smoke"])
+    if "--smoke" in arguments:
+        train.make_smoke_student()
     return run_script(EvaluateConfig, run, arguments, description=__doc__, smoke_overrides=SMOKE)
 
 

@@ -108,8 +108,7 @@ def main(argv: list[str] | None = None) -> int:
     """Reweight; returns the exit status."""
     arguments = sys.argv[1:] if argv is None else argv
     if "--smoke" in arguments and not (SMOKE_RUN / "summary.json").is_file():
-        if not (train.SMOKE_RUN / "student").is_dir():
-            train.main(["--smoke"])
+        train.make_smoke_student()
         settings = "md={ensemble: nvt_langevin, steps: 200, record_every: 10, block_steps: 100}"
         model = f"model={train.SMOKE_RUN}/student"
         status = simulate.main(["--smoke", model, settings, "replicas=2", f"output={SMOKE_RUN}"])

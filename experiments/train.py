@@ -50,6 +50,12 @@ def main(argv: list[str] | None = None) -> int:
     return run_script(TrainConfig, run, arguments, description=__doc__, smoke_overrides=SMOKE)
 
 
+def make_smoke_student() -> None:
+    """Train the student that other scripts take for `--smoke`, unless it is there."""
+    if not (SMOKE_RUN / "student").is_dir():
+        main(["--smoke"])
+
+
 def run(config: TrainConfig) -> dict[str, Any]:
     """Train and save the bundles; returns the summary of the errors."""
     claim_folder(config)

@@ -77,8 +77,8 @@ class WallsConfig:
 def main(argv: list[str] | None = None) -> int:
     """Compare; returns the exit status, 0 also where there are holes."""
     arguments = sys.argv[1:] if argv is None else argv
-    if "--smoke" in arguments and not (train.SMOKE_RUN / "student").is_dir():
-        train.main(["--smoke"])
+    if "--smoke" in arguments:
+        train.make_smoke_student()
     return run_script(WallsConfig, run, arguments, description=__doc__, smoke_overrides=SMOKE)
 
 
