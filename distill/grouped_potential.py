@@ -16,16 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
+from distill.gathered_forces import gathered_forces, shared_forces
 from distill.kernels import Kernel, MomentWeights, RowModel, blocked
-from distill.kernels.moment_blocks import (
-    FORCE_ROWS,
-    Components,
-    blocks_in_place,
-    element_runs,
-    moment_blocks,
-)
-from distill.kernels.packed import Packed, pack, summed, unpack
+from distill.kernels.moment_blocks import Components, RowsOfWidth, moment_blocks_in_place
+from distill.kernels.packed import Packed, pack, unpack
 from distill.neighbors.grouped import GroupedList, extended_positions, grouped_list
+from distill.neighbors.parts import Part
 from distill.shared_rows import Share, on_devices, with_shares
 
 
@@ -90,19 +86,25 @@ def grouped_functions(
     ) -> RowResults:
         """Results of the rows of a share, zero for the others, or of all; forces by row."""
         extended = extended_positions(nbrs, positions, cell)
-        given = nbrs.neighbors, extended[: len(rows)]
-        kinds = rows
-        if share is not None:
-            given, kinds = share.taken(given), share.elements
-        energies, features, gradient, virials = _evaluate(
-            weights, kernel, extended, given, nbrs.groups, kinds, with_virial
-        )
+        parts = nbrs.layout.parts
+        shares = [] if share is None else [share.of(part.species) for part in parts]
+        own = _of_parts(extended[nbrs.rows], parts)
+        given = []
+        for number, part in enumerate(parts):
+            mine, kinds = (nbrs.neighbors[number], own[number]), part.species
+            if shares:
+                mine, kinds = shares[number].taken(mine), shares[number].elements
+            others = np.repeat(np.arange(len(part.groups), dtype=np.int32), part.groups)
+            given.append(RowsOfWidth(mine, others, kinds))
+        found = _evaluate(weights, kernel, extended, given, with_virial)
+        energies, features, gradient, virials = found
+        kinds = np.concatenate([rows_of_part.species for rows_of_part in given])
         results = energies, None if beside is None else beside(features, kinds), virials
-        if share is None:
-            forces = gathered_forces(gradient, nbrs.reverse)
+        if not shares:
+            forces = gathered_forces(gradient, nbrs.reverse, parts)
         else:
-            forces = share.forces(gradient, nbrs.reverse)
-            results = jax.tree.map(share.spread, results)
+            forces = shared_forces(gradient, nbrs.reverse, parts, shares)
+            results = jax.tree.map(partial(_spread, shares), results)
         energies, expected, virials = results
         return RowResults(energies, expected, forces, None if virials is None else virials.sum(0))
 
@@ -128,24 +130,32 @@ def grouped_functions(
     return GroupedFunctions(allocate, update, overflow, run, run_in_cell)
 
 
+def _of_parts(by_row: jax.Array, parts: Sequence[Part]) -> list[jax.Array]:
+    """`[b, ...]` of each part from `[n, ...]`."""
+    return jnp.split(by_row, np.cumsum([part.count for part in parts])[:-1].tolist())
+
+
+def _spread(shares: Sequence[Share], by_row: jax.Array) -> jax.Array:
+    """Results of all rows, `[n, ...]`, from those of a device: zero where another one counts."""
+    ends = np.cumsum([len(share.elements) for share in shares])[:-1].tolist()
+    own = jnp.split(by_row, ends)
+    return jnp.concatenate([share.spread(rows) for share, rows in zip(shares, own, strict=True)])
+
+
 def _evaluate(
     weights: MomentWeights,
     kernel: Kernel,
     extended: jax.Array,
-    given: tuple[jax.Array, jax.Array],
-    groups: tuple[int, ...],
-    rows: np.ndarray,
+    parts: Sequence[RowsOfWidth],
     with_virial: bool,
 ) -> tuple[jax.Array, jax.Array, Packed, jax.Array | None]:
-    """Energies, features, gradient and virials of rows of the elements `rows`, sorted.
+    """Energies, features, gradient (flat) and virials of rows.
 
     Args:
         weights: of the model.
         kernel: see `grouped_functions`.
         extended: positions `[E, 3]` of the extended atoms.
-        given: neighbours `[b, K]` and own position `[b, 3]` of each row.
-        groups: slots for each element.
-        rows: `[b]`, static.
+        parts: neighbours `[b, K]` and own positions `[b, 3]` of rows.
         with_virial: whether virials are wanted.
     """
     # Gathers of numbers are faster than gathers of rows of three.
@@ -153,48 +163,33 @@ def _evaluate(
 
     def vectors(given: tuple[jax.Array, jax.Array]) -> Components:
         others, own = given
-        parts = zip(everyone, pack(*own.T), strict=True)
+        both = zip(everyone, pack(*own.T), strict=True)
         level, z = (
-            there.at[others].get(mode="promise_in_bounds") - here[:, None] for there, here in parts
+            there.at[others].get(mode="promise_in_bounds") - here[:, None] for there, here in both
         )
         return unpack((level, z))
 
-    others = np.repeat(np.arange(len(groups), dtype=np.int32), groups)
     if kernel is blocked:
-        runs = element_runs(rows)
-        assert runs is not None
         own = weights.astype(extended.dtype)
-        return moment_blocks(
-            own, vectors, given, others, runs, with_virials=with_virial, in_place=True
+        return moment_blocks_in_place(own, vectors, parts, with_virials=with_virial)
+    model, found = RowModel(_by_weights_alone, weights), []
+    for part in parts:
+        filled = part.rows[0] < len(extended) - 1
+        every = jnp.stack(vectors(part.rows), axis=-1)
+        (energies, features), whole = kernel(
+            model, every, part.neighbor_species, filled, part.species
         )
-    filled = given[0] < len(extended) - 1
-    every = jnp.stack(vectors(given), axis=-1)
-    model = RowModel(_by_weights_alone, weights)
-    (energies, features), whole = kernel(model, every, others, filled, rows)
-    within = jnp.where(filled[..., None], every, 0)
-    virials = jnp.einsum("nka,nkb->nab", within, whole) if with_virial else None
-    return energies, features, pack(whole[..., 0], whole[..., 1], whole[..., 2]), virials
+        within = jnp.where(filled[..., None], every, 0)
+        virials = jnp.einsum("nka,nkb->nab", within, whole) if with_virial else None
+        flat = pack(*(whole[..., axis].reshape(-1) for axis in range(3)))
+        found.append((energies, features, flat, virials))
+    joined: tuple[jax.Array, jax.Array, Packed, jax.Array | None]
+    joined = jax.tree.map(lambda *own: jnp.concatenate(own), *found)
+    return joined
 
 
 def _by_weights_alone(*_: Any) -> Any:
     raise NotImplementedError("grouped lists serve kernels that evaluate a model by its weights")
-
-
-def gathered_forces(gradient: Packed, reverse: jax.Array) -> jax.Array:
-    """Forces `[n, 3]` from the gradient by each pair's vector, packed, `[n, K]`.
-
-    `reverse` `[n, K]` says where the mirrored pair is, `n * K` for none.
-    """
-    flat = [part.reshape(-1) for part in gradient]
-
-    def forces(rows: tuple[Packed, jax.Array]) -> jax.Array:
-        own, there = rows
-        mirrored = (part.at[there].get(mode="fill", fill_value=0) for part in flat)
-        level, z = (one - other for one, other in zip(own, mirrored, strict=True))
-        return summed((level, z))
-
-    # Differences of few rows at a time stay in the cache.
-    return blocks_in_place([(forces, 0, len(reverse))], (gradient, reverse), FORCE_ROWS)
 
 
 def in_order_of_atoms(by_row: jax.Array, nbrs: GroupedList) -> jax.Array:

@@ -14,12 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, PartitionSpec
 
-from distill.kernels.moment_blocks import (
-    FORCE_ROWS,
-    blocks_in_place,
-    element_runs,
-)
-from distill.kernels.packed import Packed, summed
+from distill.kernels.moment_blocks import element_runs
 
 AXIS = "rows"
 """Name of the axis of the devices."""
@@ -126,27 +121,24 @@ class Share:
             found.append(own)
         return jnp.concatenate(found, axis)
 
-    def forces(self, gradient: Packed, reverse: jax.Array) -> jax.Array:
-        """What the pairs of this share add to the forces `[n, 3]` by row, in eV/Å.
+    def of(self, rows: np.ndarray) -> Share:
+        """The same device's share of other rows."""
+        return Share(self._number, self._count, rows)
+
+    def place(self, slots: jax.Array, width: int, first: int) -> tuple[jax.Array, jax.Array]:
+        """Which `slots` are of this share's rows, and where they are among the slots of these.
 
         Args:
-            gradient: by each pair's vector, packed, `[b, K]`.
-            reverse: `[n, K]`, see `GroupedList`.
+            slots: numbers among the slots of all rows.
+            width: slots of a row.
+            first: number of the first slot of these rows.
         """
-        slots = reverse.shape[1]
-        flat = [part.reshape(-1) for part in gradient]
-        outside = np.int32(len(flat[0]))
-
-        def mirrored(there: jax.Array) -> jax.Array:
-            here = jnp.full_like(there, outside)
-            for run in self._runs:
-                counts = (there >= run.first * slots) & (there < run.end * slots)
-                here = jnp.where(counts, there - (run.begin - run.place) * slots, here)
-            level, z = (part.at[here].get(mode="fill", fill_value=0) for part in flat)
-            return -summed((level, z))
-
-        others: jax.Array = blocks_in_place([(mirrored, 0, len(reverse))], reverse, FORCE_ROWS)
-        return others + self.spread(summed(gradient))
+        own, here = jnp.zeros(slots.shape, bool), slots
+        for run in self._runs:
+            counts = (slots >= first + run.first * width) & (slots < first + run.end * width)
+            here = jnp.where(counts, slots - (first + (run.begin - run.place) * width), here)
+            own |= counts
+        return own, here
 
 
 def _span(number: int, size: int, start: int, stop: int) -> tuple[int, int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from distill.errors import UnsupportedStructureError
 from distill.neighbors import neighbor_table
 from distill.neighbors.bits import below, ones, select
 from distill.neighbors.build import build
-from distill.neighbors.candidates import sorted_keys
+from distill.neighbors.candidates import Layout, sorted_keys
 from distill.neighbors.grouped import GroupedList, extended_positions, grouped_list
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -68,18 +68,40 @@ def search_of(case: tuple[Any, ...], skin: float = 0.5, **options: Any) -> Any:
     return grouped_list(cell, pbc, random_species(case), radius - skin, skin, **options)
 
 
+class Slots(NamedTuple):
+    """Of every slot: its row, the species of its group, what it holds, and the mirrored pair."""
+
+    row: np.ndarray
+    kind: np.ndarray
+    neighbor: np.ndarray
+    reverse: np.ndarray
+
+
+def slots_of(nbrs: GroupedList) -> Slots:
+    rows, kinds, first = [], [], 0
+    for part, neighbors in zip(nbrs.layout.parts, nbrs.neighbors, strict=True):
+        assert neighbors.shape == (part.count, part.slots)
+        rows.append(np.repeat(np.arange(first, first + part.count), part.slots))
+        kinds.append(np.tile(np.repeat(np.arange(len(part.groups)), part.groups), part.count))
+        first += part.count
+    flat = [np.concatenate([np.ravel(x) for x in own]) for own in (nbrs.neighbors, nbrs.reverse)]
+    return Slots(np.concatenate(rows), np.concatenate(kinds), *flat)
+
+
 def vectors_of(nbrs: GroupedList, positions: Any, cell: Any, pbc: Any) -> np.ndarray:
     periodic = np.where(np.asarray(pbc, bool).reshape(-1, 1), cell, 0.0)
     extended = np.asarray(extended_positions(nbrs, jnp.asarray(positions), periodic), np.float64)
-    return extended[np.asarray(nbrs.neighbors)] - extended[: len(positions), None]
+    slots = slots_of(nbrs)
+    return extended[slots.neighbor] - extended[np.asarray(nbrs.rows)[slots.row]]
 
 
 def pairs_of(nbrs: GroupedList, positions: Any, cell: Any, pbc: Any) -> np.ndarray:
     """Rows (i, j, displacement) in a fixed order, numbered as atoms."""
-    row, slot = np.nonzero(np.asarray(nbrs.neighbors) < len(nbrs.source) - 1)
-    source = np.asarray(nbrs.source)[np.asarray(nbrs.neighbors)[row, slot]]
-    vectors = vectors_of(nbrs, positions, cell, pbc)[row, slot]
-    return sort_pairs(np.asarray(nbrs.order)[row], source, vectors)
+    slots = slots_of(nbrs)
+    filled = slots.neighbor < len(nbrs.source) - 1
+    source = np.asarray(nbrs.source)[slots.neighbor[filled]]
+    vectors = vectors_of(nbrs, positions, cell, pbc)[filled]
+    return sort_pairs(np.asarray(nbrs.order)[slots.row[filled]], source, vectors)
 
 
 def reference_pairs(positions: Any, cell: Any, pbc: Any, radius: float) -> np.ndarray:
@@ -101,29 +123,29 @@ def check_pairs(found: np.ndarray, expected: np.ndarray, tolerance: float = 1e-8
 
 
 def check_contract(nbrs: GroupedList, species: np.ndarray, vectors: np.ndarray) -> None:
-    """What holds whatever the positions; `vectors` `[n, K, 3]`."""
-    n, width = nbrs.neighbors.shape
-    order, source, neighbors, reverse = (
-        np.asarray(x) for x in (nbrs.order, nbrs.source, nbrs.neighbors, nbrs.reverse)
-    )
-    for index in (order, source, neighbors, reverse):
+    """What holds whatever the positions; `vectors` `[slots, 3]`."""
+    slots = slots_of(nbrs)
+    row, kind, neighbor, reverse = slots
+    n = len(species)
+    order, rows, source = (np.asarray(x) for x in (nbrs.order, nbrs.rows, nbrs.source))
+    for index in (order, rows, source, neighbor, reverse):
         assert index.dtype == np.int32
-    assert sorted(order) == list(range(n)) and (np.diff(species[order]) >= 0).all()
-    assert (source[:n] == order).all() and source[-1] == n
-    assert width == sum(nbrs.groups) and all(slots % 8 == 0 for slots in nbrs.groups)
-    filled = neighbors < len(source) - 1
-    assert (neighbors[~filled] == len(source) - 1).all() and (reverse[~filled] == n * width).all()
-    of_slot = np.repeat(np.arange(len(nbrs.groups)), nbrs.groups)
-    row, slot = np.nonzero(filled)
-    assert (species[source[neighbors[row, slot]]] == of_slot[slot]).all()
-    for group in np.split(filled, np.cumsum(nbrs.groups)[:-1], axis=1):
-        assert (group[:, :-1] >= group[:, 1:]).all()
+    assert sorted(rows) == list(range(n)) and (source[rows] == order).all() and source[-1] == n
+    of_parts = np.concatenate([part.species for part in nbrs.layout.parts])
+    assert (species[order] == of_parts).all()
+    assert all(group % 8 == 0 for part in nbrs.layout.parts for group in part.groups)
+    filled = neighbor < len(source) - 1
+    assert (neighbor[~filled] == len(source) - 1).all() and (reverse[~filled] == len(row)).all()
+    assert (species[source[neighbor[filled]]] == kind[filled]).all()
+    for part, own in zip(nbrs.layout.parts, nbrs.neighbors, strict=True):
+        for group in np.split(np.asarray(own), np.cumsum(part.groups)[:-1], axis=1):
+            full = group < len(source) - 1
+            assert (full[:, :-1] >= full[:, 1:]).all()
     # The mirrored pair: an involution, opposite in direction, between the same atoms.
-    mirrored = reverse[row, slot]
-    assert (reverse.reshape(-1)[mirrored] == row * width + slot).all()
-    flat = vectors.reshape(-1, 3)
-    np.testing.assert_allclose(flat[mirrored], -vectors[row, slot], atol=2e-3)
-    assert (source[neighbors.reshape(-1)[mirrored]] == order[row]).all()
+    mirrored = reverse[filled]
+    assert (reverse[mirrored] == np.flatnonzero(filled)).all()
+    np.testing.assert_allclose(vectors[mirrored], -vectors[filled], atol=2e-3)
+    assert (source[neighbor[mirrored]] == order[row[filled]]).all()
     lengths = np.linalg.norm(vectors, axis=-1)
     assert (lengths[~filled] > 900).all() and np.isfinite(lengths).all()
 
@@ -275,7 +297,7 @@ def test_overflow_is_flagged_and_stays() -> None:
     update = jax.jit(search.update)
     nbrs = search.allocate(start)
     full = update(nbrs, squeezed)
-    assert full.overflow and (full.neighbors == len(full.source) - 1).all()
+    assert full.overflow and (slots_of(full).neighbor == len(full.source) - 1).all()
     again = update(full, start)
     assert again.overflow and len(pairs_of(again, start, cell, pbc)) > 0
     larger = search.allocate(squeezed, previous=full)
@@ -283,6 +305,11 @@ def test_overflow_is_flagged_and_stays() -> None:
     assert len(pairs_of(larger, squeezed, cell, pbc)) == pytest.approx(
         len(reference_pairs(squeezed, cell, pbc, radius)), abs=4
     )
+
+
+def with_groups(layout: Layout, *groups: int) -> Layout:
+    (part,) = layout.parts
+    return replace(layout, parts=(replace(part, groups=groups),))
 
 
 BUFFERS = ["images", "rows of a grid cell", "candidates", "first group", "second group"]
@@ -298,8 +325,8 @@ def test_each_buffer_that_is_too_small_is_named_and_grows(which: int) -> None:
         replace(old, images=501),
         replace(old, rows_per_cell=1),
         replace(old, words=(1, old.words[1])),
-        replace(old, groups=(8, old.groups[1])),
-        replace(old, groups=(old.groups[0], 8)),
+        with_groups(old, 8, old.groups[1]),
+        with_groups(old, old.groups[0], 8),
     ][which]
     lacking = build(few, search.species, start, nbrs.center).lacking
     np.testing.assert_array_equal(np.flatnonzero(lacking), which)
@@ -422,12 +449,12 @@ def test_forces_by_gathering_equal_the_gradient() -> None:
 
     def vectors(positions: jax.Array) -> jax.Array:
         extended = extended_positions(nbrs, positions, cell)
-        return extended[nbrs.neighbors] - extended[:n, None]
+        return extended[nbrs.neighbors[0]] - extended[nbrs.rows][:, None]
 
     expected = -jax.grad(lambda x: of_vectors(vectors(x)))(positions)
     gradients = jax.grad(of_vectors)(vectors(positions))
     flat = jnp.append(gradients.reshape(-1, 3), jnp.zeros((1, 3)), axis=0)
-    by_row = (gradients - flat[nbrs.reverse]).sum(1)
+    by_row = (gradients - flat[nbrs.reverse[0]]).sum(1)
     forces = jnp.zeros_like(by_row).at[nbrs.order].set(by_row)
     assert jnp.abs(expected).max() > 0.01
     np.testing.assert_allclose(forces, expected, atol=1e-12)

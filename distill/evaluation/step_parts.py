@@ -16,7 +16,7 @@ import numpy as np
 from ase import Atoms
 
 from distill.evaluation.roofline import Work, count_flops, size_in_bytes
-from distill.grouped_potential import gathered_forces
+from distill.gathered_forces import gathered_forces
 from distill.kernels import Kernel, RowModel
 from distill.kernels.packed import Packed, pack, unpack
 from distill.neighbors.grouped import extended_positions, grouped_list
@@ -53,53 +53,68 @@ def dense_parts(student: Student, atoms: Atoms, kernel: Kernel) -> list[Part]:
     lists = grouped_list(cell, atoms.pbc, student.species(atoms.numbers), student.cutoff)
     positions = jnp.asarray(atoms.positions, jnp.float32)
     nbrs = lists.allocate(positions)
-    rows = np.sort(lists.species)
-    slots = np.repeat(np.arange(len(nbrs.groups), dtype=np.int32), nbrs.groups)
+    parts = nbrs.layout.parts
+    slots = [np.repeat(np.arange(len(p.groups), dtype=np.int32), p.groups) for p in parts]
 
-    def gather(positions: jax.Array, nbrs: Any) -> Packed:
-        level, z = (
-            part.at[nbrs.neighbors].get(mode="promise_in_bounds") - part[:n, None]
-            for part in pack(*extended_positions(nbrs, positions, cell).T)
-        )
-        return level, z
+    def gather(positions: jax.Array, nbrs: Any) -> list[Packed]:
+        extended = pack(*extended_positions(nbrs, positions, cell).T)
+        ends = np.cumsum([part.count for part in parts])[:-1]
+        own = [jnp.split(every[nbrs.rows], ends) for every in extended]
+        found = []
+        for number, others in enumerate(nbrs.neighbors):
+            level, z = (
+                every.at[others].get(mode="promise_in_bounds") - here[number][:, None]
+                for every, here in zip(extended, own, strict=True)
+            )
+            found.append((level, z))
+        return found
 
     packed = jax.jit(gather)(positions, nbrs)
-    vectors = jnp.stack(unpack(packed), axis=-1)
-    filled = nbrs.neighbors < len(extended_positions(nbrs, positions, cell)) - 1
+    vectors = [jnp.stack(unpack(own), axis=-1) for own in packed]
+    none = len(extended_positions(nbrs, positions, cell)) - 1
+    filled = [others < none for others in nbrs.neighbors]
     model = _row_model(student)
 
-    def evaluate(vectors: jax.Array, filled: jax.Array, species: np.ndarray) -> Any:
+    def evaluate(vectors: Any, slots: np.ndarray, filled: Any, species: np.ndarray) -> Any:
         (energies, _), gradients = kernel(model, vectors, slots, filled, species)
         return energies, gradients
 
+    def every_part(vectors: list[jax.Array], filled: list[jax.Array]) -> list[Any]:
+        species = [part.species for part in parts]
+        return [evaluate(*own) for own in zip(vectors, slots, filled, species, strict=True)]
+
     flops = 0.0
-    for element in np.unique(rows):
-        own = np.full(BLOCK, element, np.int32)
-        shapes = (
-            jax.ShapeDtypeStruct((BLOCK, *vectors.shape[1:]), vectors.dtype),
-            jax.ShapeDtypeStruct((BLOCK, filled.shape[1]), filled.dtype),
-        )
-        per_block = count_flops(lambda v, f, own=own: evaluate(v, f, own), *shapes)
-        flops += per_block / BLOCK * int((rows == element).sum())
-    size = size_in_bytes(vectors)
+    for part, own_slots in zip(parts, slots, strict=True):
+        for element in np.unique(part.species):
+            own = np.full(BLOCK, element, np.int32)
+            shapes = (
+                jax.ShapeDtypeStruct((BLOCK, part.slots, 3), np.float32),
+                jax.ShapeDtypeStruct((BLOCK, part.slots), bool),
+            )
+            per_block = count_flops(
+                lambda v, f, s=own_slots, own=own: evaluate(v, s, f, own), *shapes
+            )
+            flops += per_block / BLOCK * part.rows[element]
+    flat = tuple(jnp.concatenate([own[axis].reshape(-1) for own in packed]) for axis in range(2))
+    size, count = size_in_bytes(*vectors), sum(own.size for own in vectors)
     return [
         Part(
             "displacement gather",
             gather,
             (positions, nbrs),
-            Work(vectors.size, size_in_bytes(positions, nbrs.neighbors) + size),
+            Work(count, size_in_bytes(positions, *nbrs.neighbors) + size),
         ),
         Part(
             "kernel",
-            lambda vectors, filled: evaluate(vectors, filled, rows),
+            every_part,
             (vectors, filled),
             Work(flops, 2 * size + 4 * n),
         ),
         Part(
             "force assembly",
-            gathered_forces,
-            (packed, nbrs.reverse),
-            Work(2 * vectors.size, size + size_in_bytes(nbrs.reverse, positions)),
+            lambda gradient, reverse: gathered_forces(gradient, reverse, parts),
+            (flat, nbrs.reverse),
+            Work(2 * count, size + size_in_bytes(*nbrs.reverse, positions)),
         ),
     ]
 

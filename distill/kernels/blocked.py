@@ -44,7 +44,7 @@ def blocked(
             weights, displacements, neighbor_species, species
         )
         return (energies, features), gradients
-    energies, features, by_axis, _ = moment_blocks(
+    energies, features, by_axis = moment_blocks(
         weights, _components, displacements, neighbor_species, runs
     )
     return (energies, features), jnp.stack(by_axis, axis=-1)

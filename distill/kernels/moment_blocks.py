@@ -3,27 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.kernels.blocks_in_place import Piece, blocks_in_place
 from distill.kernels.contract import Species
 from distill.kernels.kept import kept
 from distill.kernels.moment import MomentWeights, moment_terms
 from distill.kernels.packed import Packed, pack
-from distill.kernels.pair_slopes import cartesian, slopes_by_sums
-from distill.kernels.pair_terms import component_terms
+from distill.kernels.pair_slopes import Slopes, cartesian, slopes_by_sums
+from distill.kernels.pair_terms import PairTerms, component_terms
 
 BLOCK_ROWS = 64
 """Rows per block; with the default student their arrays take about 1 MB in float32."""
 
-FORCE_ROWS = 256
-"""Rows whose forces are summed at once."""
-
 Components = tuple[jax.Array, jax.Array, jax.Array]
 """Three arrays `[b, K]`: x, y and z of vectors to neighbours, or of the gradient by them."""
+
+
+class RowsOfWidth(NamedTuple):
+    """Rows with equally many slots.
+
+    Attributes:
+        rows: arrays with rows along the leading axis.
+        neighbor_species: `[K]`, sorted: the element of each slot.
+        species: `[b]`, sorted, static: the element of each row.
+    """
+
+    rows: Any
+    neighbor_species: np.ndarray
+    species: np.ndarray
 
 
 def moment_blocks(
@@ -32,13 +45,8 @@ def moment_blocks(
     rows: Any,
     neighbor_species: np.ndarray,
     runs: list[tuple[int, int, int]],
-    *,
-    with_virials: bool = False,
-    in_place: bool = False,
-) -> tuple[jax.Array, jax.Array, Any, jax.Array | None]:
-    """Energies `[b]` (eV), last features `[b, H]`, gradient (eV/Å) and virials of sorted rows.
-
-    Virials `[b, 3, 3]` are the sums over the slots of a row of vector ⊗ gradient, in eV.
+) -> tuple[jax.Array, jax.Array, Components]:
+    """Energies `[b]` (eV), last features `[b, H]` and gradient (eV/Å) of sorted rows.
 
     Args:
         weights: of the model, in the precision of the vectors.
@@ -47,90 +55,84 @@ def moment_blocks(
         rows: arrays with rows along the leading axis.
         neighbor_species: `[K]`, sorted: the element of each slot.
         runs: `(element, start, end)` of the rows, see `element_runs`.
-        with_virials: whether to sum them; None is returned in their place otherwise.
-        in_place: write the results of all elements into arrays that are made once, which takes half
-            the memory; the gradient is packed. Reverse differentiation of it is slow.
     """
-    shaped = pack if in_place else _alone
-    parts, functions = [], []
+    parts = []
     for element, start, end in runs:
-
-        def block(given: Any, element: int = element) -> Any:
-            x, y, z = kept(lambda: vectors_of(given), jax.tree.leaves(given)[-1])
-            ends = weights.cutoff, weights.angular_cutoff
-            terms = kept(lambda: component_terms(x, y, z, *ends), x)
-            own = np.full(len(terms.x), element)
-            energies, features, slopes = moment_terms(
-                weights, terms, neighbor_species, own, slopes_by_sums
-            )
-            if not with_virials:
-                return energies, features, shaped(*cartesian(terms, slopes)), None
-            gradient = kept(lambda: cartesian(terms, slopes), x)
-            return energies, features, shaped(*gradient), _virials((x, y, z), gradient)
-
-        if in_place:
-            functions.append((block, start, end))
-            continue
         mine = jax.tree.map(lambda array, own=slice(start, end): array[own], rows)
+        block = partial(_block, weights, vectors_of, neighbor_species, element, _components)
         parts.append(in_blocks(block, mine, BLOCK_ROWS))
-    if in_place:
-        written: tuple[jax.Array, jax.Array, Packed, jax.Array | None]
-        written = blocks_in_place(functions, rows, BLOCK_ROWS)
-        return written
-    joined: tuple[jax.Array, jax.Array, Components, jax.Array | None]
+    joined: tuple[jax.Array, jax.Array, Components]
     joined = jax.tree.map(lambda *own: jnp.concatenate(own), *parts)
     return joined
 
 
-def _alone(x: jax.Array, y: jax.Array, z: jax.Array) -> Components:
-    return x, y, z
+def moment_blocks_in_place(
+    weights: MomentWeights,
+    vectors_of: Callable[[Any], Components],
+    parts: Sequence[RowsOfWidth],
+    *,
+    with_virials: bool = False,
+) -> tuple[jax.Array, jax.Array, Packed, jax.Array | None]:
+    """As `moment_blocks` of all parts, one after the other, in half the memory.
 
-
-def _virials(vectors: Components, gradient: Components) -> jax.Array:
-    sums = [(r * g).sum(axis=1) for r in vectors for g in gradient]
-    return jnp.stack(sums, axis=-1).reshape(-1, 3, 3)
-
-
-def blocks_in_place(
-    functions: Sequence[tuple[Callable[[Any], Any], int, int]], rows: Any, size: int
-) -> Any:
-    """`in_blocks` of functions for rows from a start to an end each, joined, without a copy.
-
-    The last block of a function begins early enough to be whole, and repeats some rows.
+    The gradient is packed and flat, slot by slot. Virials `[b, 3, 3]` are the sums over the slots
+    of a row of vector ⊗ gradient, in eV; None if they are not asked for. Reverse differentiation
+    is slow.
     """
-    count = len(jax.tree.leaves(rows)[0])
-    # Overwritten throughout. A constant would be made, and hold memory, before rows are there.
-    anything = jnp.real(jax.tree.leaves(rows)[0].reshape(-1)[0])
-    found: Any = None
-    for function, start, end in functions:
-        n_blocks = -(-(end - start) // size)
-        if n_blocks == 1 and end - start > size // 2 and (end - start) % 16 == 0:
-            n_blocks = 2  # Without a loop the compiler holds more temporary arrays at once.
-        even = -(-(end - start) // n_blocks)
-        own = min(end - start, size, -(-even // 8) * 8)
+    pieces, place, slot = [], 0, 0
+    for part in parts:
+        for element, start, end in element_runs(part.species) or []:
 
-        def block(
-            number: Any, written: Any, function: Any = function, at: Any = (start, end, own)
-        ) -> Any:
-            first, last, own = at
-            begin = jnp.minimum(first + number * own, last - own)
-            given = jax.tree.map(
-                lambda array: jax.lax.dynamic_slice_in_dim(array, begin, own), rows
-            )
-            return jax.tree.map(
-                lambda all_rows, new: jax.lax.dynamic_update_slice_in_dim(all_rows, new, begin, 0),
-                written,
-                function(given),
-            )
+            def block(
+                rows: Any, _: Any, part: RowsOfWidth = part, element: int = element
+            ) -> tuple[Any, Packed]:
+                given = weights, vectors_of, part.neighbor_species, element
+                if with_virials:
+                    energies, features, (gradient, virials) = _block(*given, _with_virials, rows)
+                    return (energies, features, virials), gradient
+                energies, features, gradient = _block(*given, _packed, rows)
+                return (energies, features, None), gradient
 
-        if found is None:
-            given = jax.tree.map(lambda array, own=own: array[:own], rows)
-            found = jax.tree.map(
-                lambda leaf: jnp.full((count, *leaf.shape[1:]), anything.astype(leaf.dtype)),
-                jax.eval_shape(function, given),
-            )
-        found = block(0, found) if n_blocks == 1 else jax.lax.fori_loop(0, n_blocks, block, found)
-    return found
+            pieces.append(Piece(block, part.rows, start, end, place, slot))
+        place += len(part.species)
+        slot += len(part.species) * len(part.neighbor_species)
+    (energies, features, virials), gradient = blocks_in_place(pieces, BLOCK_ROWS)
+    return energies, features, gradient, virials
+
+
+def _block(
+    weights: MomentWeights,
+    vectors_of: Callable[[Any], Components],
+    neighbor_species: np.ndarray,
+    element: int,
+    gradient_of: Callable[..., Any],
+    rows: Any,
+) -> tuple[jax.Array, jax.Array, Any]:
+    """Energies, features, and what `gradient_of` makes of terms and slopes, of some rows."""
+    vectors = kept(lambda: vectors_of(rows), jax.tree.leaves(rows)[-1])
+    x, y, z = vectors
+    ends = weights.cutoff, weights.angular_cutoff
+    terms = kept(lambda: component_terms(x, y, z, *ends), x)
+    own = np.full(len(terms.x), element)
+    energies, features, slopes = moment_terms(weights, terms, neighbor_species, own, slopes_by_sums)
+    return energies, features, gradient_of(terms, slopes, vectors)
+
+
+def _components(terms: PairTerms, slopes: Slopes, vectors: Components) -> Components:
+    return cartesian(terms, slopes)
+
+
+def _packed(terms: PairTerms, slopes: Slopes, vectors: Components) -> Packed:
+    # To be written elsewhere in another shape, which would not be vectorised.
+    return kept(lambda: pack(*cartesian(terms, slopes)), vectors[0])
+
+
+def _with_virials(
+    terms: PairTerms, slopes: Slopes, vectors: Components
+) -> tuple[Packed, jax.Array]:
+    gradient = kept(lambda: cartesian(terms, slopes), vectors[0])
+    sums = [(r * g).sum(axis=1) for r in vectors for g in gradient]
+    return pack(*gradient), jnp.stack(sums, axis=-1).reshape(-1, 3, 3)
 
 
 def in_blocks(function: Callable[[Any], Any], rows: Any, size: int) -> Any:

@@ -20,22 +20,25 @@ from distill.neighbors.candidates import (
 )
 from distill.neighbors.division import UNDIVIDED, Division
 from distill.neighbors.pairs import Reach, fill_slots, find_reach, find_reverse
+from distill.neighbors.parts import place_rows
 from distill.neighbors.trim import trimmed_images, trims
 
 
 class Found(NamedTuple):
-    """Result of a rebuild; see `GroupedList` for the first five.
+    """Result of a rebuild; see `GroupedList` for the others.
 
     Attributes:
-        lacking: `[3 + S]` bool, which buffers were too small: images, rows of a grid cell,
-            candidates, slots of each group. If any was, the list is without pairs.
+        lacking: `[3 + 2 S]` bool, which buffers were too small: images, rows of a grid cell,
+            candidates, slots of each group, widest rows of each species. If any was, the list is
+            without pairs.
     """
 
     order: jax.Array
+    rows: jax.Array
     source: jax.Array
     shift: jax.Array
-    neighbors: jax.Array
-    reverse: jax.Array
+    neighbors: tuple[jax.Array, ...]
+    reverse: tuple[jax.Array, ...]
     lacking: jax.Array
 
 
@@ -90,34 +93,57 @@ def build(
     """Find all pairs; arguments as for `search`."""
     rows, images, candidates, reach, lacking = search(layout, species, positions, center, division)
     kinds = np.sort(species)
-    none = len(species) * sum(layout.groups)
-    shape = (len(division.rows(rows.order)), sum(layout.groups))
+    placed = place_rows(layout.parts, reach.counts(layout.words))
     # Without all candidates the counts mean nothing.
-    crowded = (reach.needed > np.asarray(layout.groups)) & ~lacking.any()
-    lacking = jnp.concatenate([lacking, crowded])
+    crowded = jnp.concatenate([reach.needed > np.asarray(layout.groups), placed.lacking])
+    lacking = jnp.concatenate([lacking, crowded & ~lacking.any()])
     lost = lacking.any()
+    neighbors, reverse, first = [], [], 0
+    for part in layout.parts:
+        places = placed.rows[first : first + part.count]
+        share = division.of(part.species)
+        own, own_kinds = share.rows(places), share.elements
+        shape = len(own_kinds), part.slots
+        first += part.count
 
-    def nothing() -> jax.Array:
-        return jnp.full(shape, (layout.images - 1) << layout.bits, jnp.int32)
+        # Branches end fused loops, in which XLA would otherwise search for each slot several times.
+        def nothing(shape: tuple[int, int] = shape) -> jax.Array:
+            return jnp.full(shape, (layout.images - 1) << layout.bits, jnp.int32)
 
-    # Branches end fused loops, in which XLA would otherwise search for each slot several times.
-    fill = partial(fill_slots, layout, rows, candidates, reach, division)
-    packed = jax.lax.cond(lost, nothing, fill)
+        fill = partial(fill_slots, layout, rows, candidates, reach, part.groups, own)
+        packed = jax.lax.cond(lost, nothing, fill)
 
-    def mirrored() -> tuple[jax.Array, jax.Array]:
-        found = find_reverse(layout, kinds, rows, images, candidates, reach, packed, division)
-        return packed >> layout.bits, found
+        def mirrored(
+            packed: jax.Array = packed, own: jax.Array = own, own_kinds: np.ndarray = own_kinds
+        ) -> tuple[jax.Array, jax.Array]:
+            found = find_reverse(
+                layout,
+                kinds,
+                rows,
+                images,
+                candidates,
+                reach,
+                placed.starts,
+                packed,
+                own,
+                own_kinds,
+            )
+            return packed >> layout.bits, found
 
-    def unpaired() -> tuple[jax.Array, jax.Array]:
-        return packed >> layout.bits, jnp.full(shape, none, jnp.int32)
+        def unpaired(packed: jax.Array = packed) -> tuple[jax.Array, jax.Array]:
+            return packed >> layout.bits, jnp.full(packed.shape, layout.slots, jnp.int32)
 
-    neighbors, reverse = jax.lax.cond(lost, unpaired, mirrored)
+        others, there = jax.lax.cond(lost, unpaired, mirrored)
+        neighbors.append(share.all_rows(others))
+        reverse.append(share.all_rows(there))
+
     order = jnp.append(rows.order, np.int32(len(species)))
     return Found(
-        order=rows.order,
+        order=rows.order[placed.rows],
+        rows=placed.rows,
         source=order[images.rows],
         shift=images.shifts,
-        neighbors=division.all_rows(neighbors),
-        reverse=division.all_rows(reverse),
+        neighbors=tuple(neighbors),
+        reverse=tuple(reverse),
         lacking=lacking,
     )

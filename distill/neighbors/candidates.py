@@ -15,6 +15,7 @@ import numpy as np
 
 from distill.neighbors.bits import WORD
 from distill.neighbors.grid import Grid
+from distill.neighbors.parts import Part
 
 FAR = 1.0e6
 """Å, where candidates and rows that do not exist are put; their squares still fit float32."""
@@ -29,17 +30,27 @@ class Layout:
 
     Attributes:
         grid: the search grid.
-        groups: slots of each row for neighbours of each species, multiples of 8.
+        parts: of the rows, the one with the most slots last.
         images: extended atoms, `E`.
         rows_per_cell: atoms that a home cell of the grid can hold, `A`.
         words: candidates of a cell of each species, in words of 32.
     """
 
     grid: Grid
-    groups: tuple[int, ...]
+    parts: tuple[Part, ...]
     images: int
     rows_per_cell: int
     words: tuple[int, ...]
+
+    @property
+    def groups(self) -> tuple[int, ...]:
+        """Slots of the widest rows for neighbours of each species, multiples of 8."""
+        return self.parts[-1].groups
+
+    @property
+    def slots(self) -> int:
+        """Of all rows."""
+        return sum(part.count * part.slots for part in self.parts)
 
     @property
     def bits(self) -> int:

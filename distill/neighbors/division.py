@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Protocol
 
 import jax
+import numpy as np
 
 
 class Division(Protocol):
     """What each device does; see `distill.shared_rows.Share` for several."""
+
+    @property
+    def elements(self) -> np.ndarray:
+        """The element of each own row, `[b]`, static."""
+
+    def of(self, rows: np.ndarray) -> Division:
+        """The same of other rows, of the elements `[n]`, sorted and static."""
 
     def rows(self, array: jax.Array) -> jax.Array:
         """Own rows `[b, ...]` of `[n, ...]`."""
@@ -23,7 +32,13 @@ class Division(Protocol):
         """The whole axis, of a length, from the parts of every device."""
 
 
+@dataclass(frozen=True)
 class _Undivided:
+    elements: np.ndarray
+
+    def of(self, rows: np.ndarray) -> Division:
+        return _Undivided(rows)
+
     def rows(self, array: jax.Array) -> jax.Array:
         return array
 
@@ -37,5 +52,5 @@ class _Undivided:
         return array
 
 
-UNDIVIDED: Division = _Undivided()
+UNDIVIDED: Division = _Undivided(np.zeros(0, np.int32))
 """One device."""

@@ -39,21 +39,25 @@ class GroupedList:
     """Pairs within cutoff and skin of the reference positions; a pytree of fixed shape.
 
     Extended atom `e` is at `positions[source[e]] + shift[e] @ cell`, see `extended_positions`. The
-    first `n` are the rows, wrapped into the cell; then come periodic images; the last is never
-    real. The vector of slot `k` in row `i` is `extended[neighbors[i, k]] - extended[i]`.
+    first `n` are the atoms, wrapped into the cell; then come periodic images; the last is never
+    real. Rows are in one part or in two with more and fewer slots, see `parts`, and are sorted by
+    part, then by species, then by place; so `neighbors` and `reverse` have an array for each part.
+    The vector of slot `k` in row `i` is `extended[neighbors[i, k]] - extended[rows[i]]`.
 
     Attributes:
-        order: `[n]` int32, the atom of each row. Rows are sorted by species, then by place.
+        order: `[n]` int32, the atom of each row.
+        rows: `[n]` int32, the extended atom of each row.
         source: `[E]` int32, the atom each extended atom is an image of; `n` for padding.
         shift: `[E, 3]`, whole cells, for the unwrapped positions (dtype of the positions).
-        neighbors: `[n, K]` int32, extended atoms, grouped by species; filled slots of a group
+        neighbors: `[b, K]` int32, extended atoms, grouped by species; filled slots of a group
             come first; `E - 1` means none.
-        reverse: `[n, K]` int32, `row * K + slot` of the mirrored pair; `n * K` for empty slots.
+        reverse: `[b, K]` int32, the mirrored pair among the slots of all rows; their number for
+            empty slots.
         reference_positions: `[n, 3]`, Å, where the list was built, in the order of the atoms.
         center: `[3]`, Å, middle of the search grid along free directions.
-        lacking: `[3 + S]` bool, which buffers were too small at some update since the allocation:
-            images, rows of a grid cell, candidates, slots of each group. The list has no pairs
-            then.
+        lacking: `[3 + 2 S]` bool, which buffers were too small at some update since the allocation:
+            images, rows of a grid cell, candidates, slots of each group, widest rows of each
+            species. The list has no pairs then.
         stale: `()` bool, at some update an atom had moved more than half the skin (or to NaN), so
             the list in use until then may have missed pairs.
         rebuild_fraction: `()`, share of the skin that an atom may move before a rebuild.
@@ -61,10 +65,11 @@ class GroupedList:
     """
 
     order: jax.Array
+    rows: jax.Array
     source: jax.Array
     shift: jax.Array
-    neighbors: jax.Array
-    reverse: jax.Array
+    neighbors: tuple[jax.Array, ...]
+    reverse: tuple[jax.Array, ...]
     reference_positions: jax.Array
     center: jax.Array
     lacking: jax.Array
@@ -79,13 +84,13 @@ class GroupedList:
 
     @property
     def groups(self) -> tuple[int, ...]:
-        """Slots per row for neighbours of each species, multiples of 8."""
+        """Slots of the widest rows for neighbours of each species, multiples of 8."""
         return self.layout.groups
 
     @property
     def capacity(self) -> int:
-        """Neighbour slots per atom, `K`."""
-        return self.neighbors.shape[1]
+        """Neighbour slots of the widest rows."""
+        return sum(self.groups)
 
 
 @dataclass(frozen=True)
@@ -149,8 +154,8 @@ class GroupedSearch:
             sizes = *sizes, previous.layout, np.asarray(previous.lacking)
         layout = choose_layout(self.geometry, self.species, points, middle, *sizes)
         while True:
-            needed = self._most_neighbors(layout, points, start, center)
-            layout = choose_groups(layout, self.species, needed, *sizes)
+            counts = self._counts(layout, points, start, center)
+            layout = choose_groups(layout, self.species, counts, *sizes)
             found = _build(self, layout, start, center)
             if not found.lacking.any():
                 break
@@ -201,19 +206,21 @@ class GroupedSearch:
         """
         return ~(largest_move(nbrs, positions) <= 0.5 * self.skin)
 
-    def _most_neighbors(
+    def _counts(
         self, layout: Layout, points: np.ndarray, start: jax.Array, center: jax.Array
     ) -> np.ndarray:
-        """Most neighbours of each species that an atom has, `[S]`."""
+        """Neighbours of each species that each atom has, `[S, n]`."""
         species = self.species
         if len(points) > COUNTED_ON_HOST:
-            return np.asarray(_count(self, layout, start, center))
+            by_row, order = jax.device_get(_count(self, layout, start, center))
+            counts = np.empty_like(by_row)
+            counts[:, order] = by_row
+            return counts
         table = neighbor_table(
             points, self.geometry.matrix, self.geometry.pbc, self.geometry.radius
         )
         others = np.append(species, -1)[table.neighbors]
-        kinds = range(len(self.rows))
-        return np.asarray([(others == kind).sum(axis=1).max() for kind in kinds])
+        return np.stack([(others == kind).sum(axis=1) for kind in range(len(self.rows))])
 
 
 def grouped_list(
@@ -283,8 +290,9 @@ def _build(search_: GroupedSearch, layout: Layout, positions: jax.Array, center:
 @partial(jax.jit, static_argnums=(0, 1))
 def _count(
     search_: GroupedSearch, layout: Layout, positions: jax.Array, center: jax.Array
-) -> jax.Array:
-    return search(layout, search_.species, positions, center).reach.needed
+) -> tuple[jax.Array, jax.Array]:
+    found = search(layout, search_.species, positions, center)
+    return found.reach.counts(layout.words), found.rows.order
 
 
 def _follow(layout: Layout, positions: jax.Array, center: jax.Array) -> jax.Array:

@@ -13,6 +13,7 @@ from distill.neighbors.candidates import Layout
 from distill.neighbors.capacity import bucket
 from distill.neighbors.cell import heights
 from distill.neighbors.grid import Grid
+from distill.neighbors.parts import Part, choose_parts
 from distill.neighbors.search import Geometry
 from distill.neighbors.trim import kept_images, trims, usual_images
 
@@ -138,10 +139,10 @@ def choose_layout(
         multiplier: room for more, at least 1.
         minimum: at least so many candidates of each species.
         previous: no buffer shrinks while its grid is kept, which it is unless something lacks.
-        lacking: `[3 + S]` bool, which buffers of `previous` were too small, see `build.Found`.
+        lacking: `[3 + 2 S]` bool, which buffers of `previous` were too small, see `build.Found`.
     """
     n, n_species = len(species), int(species.max()) + 1
-    short = np.zeros(3 + n_species, bool) if lacking is None else lacking
+    short = np.zeros(3 + 2 * n_species, bool) if lacking is None else lacking
     grid = choose_grid(geometry, species, positions, center)
     needs = demand(grid, species, positions, center)
     if previous is not None:
@@ -163,7 +164,7 @@ def choose_layout(
     most = np.bincount(species) * len(grid.steps)
     layout = Layout(
         grid=grid,
-        groups=(0,) * n_species if previous is None else previous.groups,
+        parts=previous.parts if previous is not None else (Part((0,) * n_species, _rows(species)),),
         images=n + 1 + extended,
         rows_per_cell=min(per_cell, -(-n // 8) * 8),
         words=tuple(min(w, -(-m // WORD)) for w, m in zip(words, most.tolist(), strict=True)),
@@ -178,22 +179,29 @@ def choose_layout(
 def choose_groups(
     layout: Layout,
     species: np.ndarray,
-    needed: np.ndarray,
+    counts: np.ndarray,
     multiplier: float,
     minimum: int = 0,
     previous: Layout | None = None,
     lacking: np.ndarray | None = None,
 ) -> Layout:
-    """`layout` with slots for `needed` `[S]` neighbours of each species; see `choose_layout`."""
+    """`layout` with slots for `counts` `[S, n]` neighbours of each species; see `choose_layout`."""
     groups = []
-    for kind, atoms in enumerate(np.bincount(species).tolist()):
-        wanted = max(_roomy(int(needed[kind]), multiplier), minimum, 1)
+    for kind, atoms in enumerate(_rows(species)):
+        wanted = max(_roomy(int(counts[kind].max()), multiplier), minimum, 1)
         if previous is not None:
             short = lacking is not None and bool(lacking[3 + kind])
             wanted = max(wanted, _grown(previous.groups[kind], short, 8))
         most = bucket(atoms * len(layout.grid.steps), ratio=1.1)
         groups.append(min(bucket(wanted, ratio=1.1), most) if atoms else 0)
-    return replace(layout, groups=tuple(groups))
+    before = () if previous is None else previous.parts
+    parts = choose_parts(tuple(groups), species, counts, before, lacking)
+    return replace(layout, parts=parts)
+
+
+def _rows(species: np.ndarray) -> tuple[int, ...]:
+    """Atoms of each species."""
+    return tuple(np.bincount(species).tolist())
 
 
 def _roomy(count: int, multiplier: float) -> int:

@@ -7,6 +7,7 @@ whatever the rounding, and the slot of the mirrored pair follows by counting bit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -38,6 +39,10 @@ class Reach(NamedTuple):
     places: jax.Array
     needed: jax.Array
     filling: jax.Array
+
+    def counts(self, words: Sequence[int]) -> jax.Array:
+        """Neighbours of each row, by species, `[S, n]` int32; `words` as in `Layout`."""
+        return _counts(self.words, self.before, np.asarray(words))[:, self.places]
 
 
 def find_reach(
@@ -105,15 +110,18 @@ def find_reach(
     found = over_words((jnp.arange(words.sum(), dtype=jnp.int32), *arrays))
     found = division.all_parts(found, 1, n_cells).reshape(-1, n_cells * width)
     before = (_before_by_product if few else _before)(found, words)
-    last = np.where(words > 0, first_word + words - 1, 0)
-    needed = (before[last] + ones(found[last])).max(axis=1)
     return Reach(
         words=found,
         before=before,
         places=rows.cells * width + slot,
-        needed=jnp.where(words > 0, needed, 0),
+        needed=_counts(found, before, words).max(axis=1),
         filling=total.max(),
     )
+
+
+def _counts(found: jax.Array, before: jax.Array, words: np.ndarray) -> jax.Array:
+    last = np.where(words > 0, np.cumsum(words) - 1, 0)
+    return jnp.where(words[:, None] > 0, before[last] + ones(found[last]), 0)
 
 
 def _before(found: jax.Array, words: np.ndarray) -> jax.Array:
@@ -142,14 +150,15 @@ def fill_slots(
     rows: Rows,
     candidates: Candidates,
     reach: Reach,
-    division: Division = UNDIVIDED,
+    groups: Sequence[int],
+    own: jax.Array,
 ) -> jax.Array:
-    """Packed candidates `[b, K]` int32 within reach of each row of `division`, by species."""
-    places, cells = division.rows(reach.places), division.rows(rows.cells)
+    """Packed candidates `[b, K]` int32 within reach of the rows `own` `[b]`, by species."""
+    places, cells = reach.places[own], rows.cells[own]
     words = reach.words[:, places].T
     before = reach.before[:, places].T
     parts, first = [], 0
-    for n_words, slots in zip(layout.words, layout.groups, strict=True):
+    for n_words, slots in zip(layout.words, groups, strict=True):
         if n_words:
             mine = slice(first, first + n_words)
             places = set_bits(words[:, mine], before[:, mine], slots)
@@ -168,29 +177,36 @@ def find_reverse(
     images: Images,
     candidates: Candidates,
     reach: Reach,
+    starts: jax.Array,
     packed: jax.Array,
-    division: Division = UNDIVIDED,
+    own: jax.Array,
+    kinds: np.ndarray,
 ) -> jax.Array:
-    """Where the mirrored pair of each slot is, `[b, K]` int32: `row * K + slot`, `n * K` if none.
+    """The mirrored pair of each slot, as its number among all slots, `[b, K]` int32.
 
-    `packed` `[b, K]` is of the rows of `division`.
+    It is the number of all slots for empty ones.
+
+    Args:
+        species: `[n]`, of each row (sorted).
+        starts: see `parts.Placed`.
+        packed: `[b, K]`, what the slots of some rows hold.
+        own: `[b]`, these rows.
+        kinds: `[b]`, their species, static.
 
     Row `i` is among the candidates of its neighbour `j`; its slot there is the number of bits set
     before its own.
     """
     n, width, n_cells = len(species), layout.rows_per_cell, layout.grid.n_home
-    total = sum(layout.groups)
     words = np.asarray(layout.words)
     first_word = (np.cumsum(words) - words).astype(np.int32)
-    first_slot = (np.cumsum(layout.groups) - np.asarray(layout.groups)).astype(np.int32)
     n_steps = len(layout.grid.steps)
     number = jnp.arange(n, dtype=jnp.int32)
-    in_cell = division.rows(number - rows.starts[species, rows.cells])
+    in_cell = (number - rows.starts[species, rows.cells])[own]
     all_starts = candidates.starts.reshape(-1)
 
     def of_rows(values: np.ndarray) -> jax.Array:
         """A column of what each species has, `[S]`, by row."""
-        return division.rows(jnp.asarray(values[species], jnp.int32))[:, None]
+        return jnp.asarray(values[kinds], jnp.int32)[:, None]
 
     other = images.rows[packed >> layout.bits]
     step = packed & layout.step_mask
@@ -203,10 +219,11 @@ def find_reverse(
     else:
         first = images.starts[:, layout.grid.blocks[layout.grid.around[:, 0]]]
         ranks = images.numbers + (candidates.starts[:, :, 0] - first)[species].T
-        rank = ranks.reshape(-1)[(n_steps - 1 - step) * n + division.rows(number)[:, None]]
+        rank = ranks.reshape(-1)[(n_steps - 1 - step) * n + own[:, None]]
     word = of_rows(first_word) + (rank >> SHIFT)
     place = word * (n_cells * width) + there
     bits = reach.words.reshape(-1).at[place].get(mode="clip") & below(rank & (WORD - 1))
     slot = reach.before.reshape(-1).at[place].get(mode="clip") + ones(bits)
-    found = other * total + of_rows(first_slot) + slot
-    return jnp.where(other < n, jnp.minimum(found, n * total), n * total)
+    begin = of_rows(np.arange(len(words)) * n)
+    found = starts.reshape(-1).at[begin + other].get(mode="clip") + slot
+    return jnp.where(other < n, jnp.minimum(found, layout.slots), layout.slots)

@@ -1,0 +1,204 @@
+"""Rows in parts: few need as many slots as the fullest, so most are given fewer.
+
+A row pays for its slots whether they are filled or not. Rows are sorted into those for which the
+usual slots suffice and the others, at each rebuild, in numbers that are fixed when the list is
+allocated.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from distill.neighbors.capacity import bucket
+
+TWO_PARTS_FROM = 512
+"""Rows from which there may be two parts; each is compiled by itself."""
+
+ROW_COST = 32
+"""What a row costs besides its slots, in units of the cost of a slot."""
+
+REGISTER = 16
+"""Slots are computed with in such numbers (float32 in registers of 512 bits)."""
+
+WORTH = 0.95
+"""Two parts are made where they cost at most so much of one, or of two others."""
+
+QUANTILES = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
+"""Shares of the rows, for each of which the usual slots are considered."""
+
+COUNTED = 20_000
+"""Rows of which slots are chosen, if there are more."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows of equal width; hashable.
+
+    Attributes:
+        groups: slots of a row for neighbours of each species, multiples of 8.
+        rows: how many there are of each species; they are sorted by species.
+    """
+
+    groups: tuple[int, ...]
+    rows: tuple[int, ...]
+
+    @property
+    def slots(self) -> int:
+        """Of a row."""
+        return sum(self.groups)
+
+    @property
+    def count(self) -> int:
+        """Rows in all."""
+        return sum(self.rows)
+
+    @property
+    def species(self) -> np.ndarray:
+        """Of each row, `[count]` int32."""
+        return np.repeat(np.arange(len(self.rows), dtype=np.int32), self.rows)
+
+    @property
+    def first_slots(self) -> np.ndarray:
+        """The first slot of each group, `[S]`."""
+        return np.cumsum(self.groups) - np.asarray(self.groups)
+
+    @property
+    def cost(self) -> int:
+        """Of all rows, in arbitrary units."""
+        return self.count * (ROW_COST + -(-self.slots // REGISTER) * REGISTER)
+
+
+class Placed(NamedTuple):
+    """Where rows have been sorted to.
+
+    Attributes:
+        rows: `[n]` int32, the row at each place; the places of a part follow those of the one
+            before.
+        starts: `[S, n]` int32, of each row: where its slots for neighbours of a species begin,
+            among those of all places.
+        lacking: `[S]` bool, more rows of a species need the most slots than places have them. The
+            places are of no use then.
+    """
+
+    rows: jax.Array
+    starts: jax.Array
+    lacking: jax.Array
+
+
+def place_rows(parts: Sequence[Part], counts: jax.Array) -> Placed:
+    """Sort rows into one or two parts.
+
+    Args:
+        parts: the one with fewer slots first.
+        counts: `[S, n]`, neighbours of each species; rows are sorted by species.
+    """
+    n_species, n = counts.shape
+    narrow, wide = parts[0], parts[-1]
+    if len(parts) == 1:
+        place = jnp.arange(n, dtype=jnp.int32)
+        starts = jnp.asarray(wide.first_slots, jnp.int32)[:, None] + place * wide.slots
+        return Placed(place, starts, jnp.zeros(n_species, bool))
+    suffices = (counts <= np.asarray(narrow.groups)[:, None]).all(axis=0)
+    places, lacking, first = [], [], 0
+    for kind, (few, many) in enumerate(zip(narrow.rows, wide.rows, strict=True)):
+        number = jnp.arange(few + many, dtype=jnp.int32)
+        own = suffices[first : first + few + many]
+        short = own.sum() < few
+        own = jnp.where(short, number < few, own & (jnp.cumsum(own) <= few))
+        before = jnp.cumsum(own, dtype=jnp.int32) - own
+        of_narrow = sum(narrow.rows[:kind]) + before
+        of_wide = narrow.count + sum(wide.rows[:kind]) + number - before
+        places.append(jnp.where(own, of_narrow, of_wide))
+        lacking.append(short)
+        first += few + many
+    place = jnp.concatenate(places)
+    is_narrow = place < narrow.count
+    begin = place * narrow.slots
+    begin_wide = narrow.count * narrow.slots + (place - narrow.count) * wide.slots
+    starts = jnp.where(
+        is_narrow,
+        begin + jnp.asarray(narrow.first_slots, jnp.int32)[:, None],
+        begin_wide + jnp.asarray(wide.first_slots, jnp.int32)[:, None],
+    )
+    number = jnp.arange(n, dtype=jnp.int32)
+    rows = jnp.zeros(n, jnp.int32).at[place].set(number, unique_indices=True)
+    return Placed(rows, starts, jnp.stack(lacking))
+
+
+def choose_parts(
+    groups: tuple[int, ...],
+    species: np.ndarray,
+    counts: np.ndarray,
+    previous: Sequence[Part] = (),
+    lacking: np.ndarray | None = None,
+) -> tuple[Part, ...]:
+    """One part or two, whichever costs less; host code.
+
+    Args:
+        groups: slots of the widest rows for neighbours of each species.
+        species: `[n]`.
+        counts: `[S, n]`, neighbours of each species.
+        previous: parts that are kept, none smaller, unless rows lacked places or another choice
+            is much better and something lacked.
+        lacking: `[3 + 2 S]` bool, see `build.Found`.
+    """
+    rows = tuple(np.bincount(species, minlength=len(groups)).tolist())
+    one: tuple[Part, ...] = (Part(groups, rows),)
+    kept = one if previous else ()
+    if len(previous) == 2:
+        grown = np.asarray(previous[1].rows)
+        if lacking is not None:
+            short = lacking[3 + len(groups) :]
+            grown = np.where(short, np.ceil(grown * 1.25), grown).astype(int)
+        kept = _two(groups, previous[0].groups, species, counts, grown)
+    if kept and (lacking is None or not lacking.any()):
+        return kept
+    if len(species) < TWO_PARTS_FROM:
+        return one
+    step = -(-len(species) // COUNTED)
+    sample = np.sort(counts[:, ::step], axis=1)
+    choices: list[tuple[Part, ...]] = [one]
+    for share in QUANTILES:
+        enough = sample[:, min(math.ceil(share * sample.shape[1]), sample.shape[1] - 1)].tolist()
+        usual = tuple(
+            min(bucket(count, ratio=1.1), size) if size else 0
+            for count, size in zip(enough, groups, strict=True)
+        )
+        choices.append(_two(groups, usual, species, counts, np.zeros(len(groups), int)))
+    best = min(choices, key=_cost)
+    reference = kept or one
+    return best if _cost(best) <= WORTH * _cost(reference) else reference
+
+
+def _two(
+    groups: tuple[int, ...],
+    usual: tuple[int, ...],
+    species: np.ndarray,
+    counts: np.ndarray,
+    least: np.ndarray,
+) -> tuple[Part, ...]:
+    """Parts with `usual` slots and with all; of the second at least so many rows."""
+    full = (counts > np.asarray(usual)[:, None]).any(axis=0)
+    rows = np.bincount(species, minlength=len(groups))
+    needed = np.bincount(species[full], minlength=len(groups))
+    # Their number fluctuates as that of independent events does, or more.
+    roomy = np.ceil((needed + 4 * np.sqrt(needed) + 8) / 8).astype(int) * 8
+    wide = np.minimum(np.maximum(roomy, least), rows)
+    narrow = Part(tuple(min(u, g) for u, g in zip(usual, groups, strict=True)), _whole(rows - wide))
+    widest = replace(narrow, groups=groups, rows=_whole(wide))
+    return (narrow, widest) if narrow.count else (widest,)
+
+
+def _whole(numbers: np.ndarray) -> tuple[int, ...]:
+    return tuple(int(number) for number in numbers)
+
+
+def _cost(parts: Sequence[Part]) -> int:
+    return sum(part.cost for part in parts)
