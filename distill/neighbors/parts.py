@@ -18,7 +18,7 @@ import numpy as np
 
 from distill.neighbors.capacity import bucket
 
-TWO_PARTS_FROM = 512
+TWO_PARTS_FROM = 2048
 """Rows from which there may be two parts; each is compiled by itself."""
 
 ROW_COST = 32
