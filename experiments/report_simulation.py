@@ -35,6 +35,7 @@ from simulation_records import (
     LIKELIER,
     OF_TEACHER,
     OVERLAP,
+    POPULATION,
     PRESSURE_ON_FRAMES,
     RUNS,
     SEARCHED,
@@ -67,6 +68,7 @@ def main() -> int:
 
 def tables(records: list[Record], pictures: list[tuple[str, str]]) -> dict[str, str]:
     """All tables of the page by name, and the plots of the curves, `(case, file)`."""
+    shapes = [picture for picture in pictures if picture[1].startswith("conformers")]
     return {
         "runs": runs_table(records),
         "events": event_table(records),
@@ -75,8 +77,15 @@ def tables(records: list[Record], pictures: list[tuple[str, str]]) -> dict[str, 
         "overlaps": overlap_table(records),
         "bulk": bulk_table(records),
         "loop": loop_table(records),
-        "curves": "\n\n".join(f"![{case}](images/{name})" for case, name in pictures) or NOTHING,
+        "conformers": population_table(records),
+        "curves": shown([picture for picture in pictures if picture not in shapes]),
+        "shapes": shown(shapes),
     }
+
+
+def shown(pictures: list[tuple[str, str]]) -> str:
+    """Links to the pictures, one below the other."""
+    return "\n\n".join(f"![{case}](images/{name})" for case, name in pictures) or NOTHING
 
 
 def runs_table(records: list[Record]) -> str:
@@ -181,6 +190,13 @@ def bulk_table(records: list[Record]) -> str:
         for r in chosen
     ]
     return table("| case | model | what | value |", chosen, rows)
+
+
+def population_table(records: list[Record]) -> str:
+    """Conformers of a molecule."""
+    chosen = [r for r in records if r["metric"].startswith(POPULATION)]
+    rows = [[r["metric"].removeprefix(POPULATION), error(r)] for r in chosen]
+    return table("| case | model | conformer | population |", chosen, rows)
 
 
 def is_compared(density: Record, other: Record) -> bool:

@@ -61,6 +61,17 @@ def test_the_teachers_population_is_the_mean_of_its_runs(conformers: Any) -> Non
         assert half == pytest.approx(np.sqrt(exact * (1 - exact) / samples), rel=0.5)
 
 
+def test_the_settings_of_the_page_are_valid(conformers: Any) -> None:
+    folder = ROOT / "experiments" / "configs" / "conformers"
+    ladder = load_config(conformers.ConformersConfig, folder / "ladder.yaml")
+    student = load_config(
+        importlib.import_module("quickstart").QuickstartConfig, folder / "student.yaml"
+    )
+    assert ladder.student == student.output / "student" and ladder.structure == student.structure
+    # The student knows all that the hottest replica sees.
+    assert max(student.sampling.temperatures) > 1.2 * max(ladder.md.temperatures)
+
+
 @pytest.mark.usefixtures("quick_compilation")
 def test_the_script_keeps_finished_runs(
     conformers: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
