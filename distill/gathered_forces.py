@@ -62,15 +62,19 @@ def shared_forces(
         parts: of all rows.
         shares: of each part.
     """
-    nowhere = gradient[0].size
+    spans, first, own_first = [], 0, 0
+    for part, share in zip(parts, shares, strict=True):
+        for start, count, own_start in share.spans(part.slots):
+            spans.append((start + first, count, own_start + own_first))
+        first += part.count * part.slots
+        own_first += len(share.elements) * part.slots
 
     def block(there: jax.Array, _: Any) -> Any:
-        here, first, own_first = jnp.full_like(there, nowhere), 0, 0
-        for part, share in zip(parts, shares, strict=True):
-            own, place = share.place(there, part.slots, first)
-            here = jnp.where(own, own_first + place, here)
-            first += part.count * part.slots
-            own_first += len(share.elements) * part.slots
+        here = jnp.full_like(there, gradient[0].size)
+        for start, count, own_start in spans:
+            # Numbers below the start are large ones without a sign.
+            within = (there - start).astype(jnp.uint32) < count.astype(jnp.uint32)
+            here = jnp.where(within, there + (own_start - start), here)
         level, z = (every.at[here].get(mode="fill", fill_value=0) for every in gradient)
         return -summed((level, z)), ()
 

@@ -125,20 +125,19 @@ class Share:
         """The same device's share of other rows."""
         return Share(self._number, self._count, rows)
 
-    def place(self, slots: jax.Array, width: int, first: int) -> tuple[jax.Array, jax.Array]:
-        """Which `slots` are of this share's rows, and where they are among the slots of these.
+    def spans(self, width: int) -> list[tuple[jax.Array, jax.Array, jax.Array]]:
+        """Slots of rows that count, as ranges: the first, how many, and the first among own slots.
 
-        Args:
-            slots: numbers among the slots of all rows.
-            width: slots of a row.
-            first: number of the first slot of these rows.
+        `width` is that of the rows, in slots.
         """
-        own, here = jnp.zeros(slots.shape, bool), slots
-        for run in self._runs:
-            counts = (slots >= first + run.first * width) & (slots < first + run.end * width)
-            here = jnp.where(counts, slots - (first + (run.begin - run.place) * width), here)
-            own |= counts
-        return own, here
+        return [
+            (
+                run.first * width,
+                (run.end - run.first) * width,
+                (run.first - run.begin + run.place) * width,
+            )
+            for run in self._runs
+        ]
 
 
 def _span(number: int, size: int, start: int, stop: int) -> tuple[int, int, int]:

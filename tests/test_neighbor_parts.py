@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from typing import Any
 
@@ -27,6 +28,7 @@ from distill.neighbors.grouped import GroupedList
 from distill.neighbors.parts import Part, choose_parts, place_rows
 from distill.simulation import MDConfig, run_md
 from distill.simulation.blocks import make_block
+from distill.simulation.packing import pack, unpack
 from distill.students import Student
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -184,6 +186,23 @@ def test_a_block_that_lacks_wide_rows_is_run_again() -> None:
     assert not overflow
     for mine, reference in zip(rerun, expected, strict=True):
         np.testing.assert_allclose(mine, reference, rtol=0, atol=1e-11)
+
+
+@pytest.mark.usefixtures("x64")
+def test_lists_of_two_parts_are_restored_from_a_checkpoint(request: pytest.FixtureRequest) -> None:
+    """Whatever the parts of the list that the program began with."""
+    atoms = water_box(3)
+    own = student().potential(atoms, dtype=np.float64)
+    single = own.allocate(atoms.positions)
+    request.getfixturevalue("two_parts")
+    double = own.allocate(atoms.positions)
+    assert [len(one.layout.parts) for one in (single, double)] == [1, 2]
+    for saved, template in ((double, single), (single, double)):
+        arrays: list[np.ndarray] = []
+        restored = unpack(json.loads(json.dumps(pack(saved, arrays))), template, arrays)
+        assert restored.layout == saved.layout
+        for one, other in zip(jax.tree.leaves(restored), jax.tree.leaves(saved), strict=True):
+            np.testing.assert_array_equal(one, other)
 
 
 def fluctuating(n: int, seed: int = 0, mean: float = 40.0) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from ase import Atoms
 from builders import (
     CUTOFF,
     ELEMENTS,
@@ -26,6 +28,7 @@ from builders import (
 
 from distill import potential
 from distill.errors import UnsupportedStructureError
+from distill.neighbors import parts
 from distill.neighbors.build import build
 from distill.shared_rows import Share
 from distill.simulation import MDCheckpoints, MDConfig, run_md
@@ -72,8 +75,8 @@ def test_a_script_with_two_devices(tmp_path: Path) -> None:
     run_on_devices(1, __file__, "2", str(tmp_path))
 
 
-def check_results(count: int) -> None:
-    atoms = water_box(2)
+def check_results(count: int, side: int = 2) -> None:
+    atoms = water_box(side)
     make = partial(with_uncertainty().potential, atoms, dtype=np.float64)
     alone, shared = make(), make(devices=jax.devices()[:count])
     positions, cell = jnp.asarray(atoms.positions), jnp.asarray(1.01 * atoms.cell.array)
@@ -86,9 +89,9 @@ def check_results(count: int) -> None:
     assert len(found.forces.sharding.device_set) == count
 
 
-def check_lists(count: int) -> None:
-    """Rebuilt together, of one grid cell (with images left out) and of many: the same list."""
-    for atoms in (water_box(2), water_box(4), water_box(4).repeat((1, 1, 2))):
+def check_lists(count: int, boxes: Sequence[Atoms]) -> None:
+    """Rebuilt together: the same list."""
+    for atoms in boxes:
         make = partial(small_student(**OPTIONS).potential, atoms)
         alone, shared = make(), make(devices=jax.devices()[:count])
         start = jnp.asarray(atoms.positions, jnp.float32)
@@ -102,6 +105,17 @@ def check_lists(count: int) -> None:
         kept = jax.jit(shared.update)(found, moved)
         for one, other in zip(kept.neighbors, found.neighbors, strict=True):
             np.testing.assert_array_equal(one, other)
+
+
+def check_two_parts(count: int) -> None:
+    """Rows with fewer slots and with more, as in large boxes."""
+    parts.TWO_PARTS_FROM, parts.WORTH, parts.QUANTILES = 1, 1.5, (0.3,)
+    parts._cost = lambda chosen: -len(chosen)
+    box = water_box(3)
+    lists = small_student(**OPTIONS).potential(box).allocate(box.positions)
+    assert len(lists.layout.parts) == 2
+    check_results(count, 3)
+    check_lists(count, [box])
 
 
 def check_runs(count: int) -> None:
@@ -202,9 +216,12 @@ if __name__ == "__main__":
     else:
         jax.config.update("jax_enable_x64", True)
         check_results(int(sys.argv[1]))
-        check_lists(int(sys.argv[1]))
+        # One grid cell (with images left out), and many.
+        boxes = [water_box(2), water_box(4), water_box(4).repeat((1, 1, 2))]
+        check_lists(int(sys.argv[1]), boxes)
         check_runs(int(sys.argv[1]))
         check_small_lists(int(sys.argv[1]))
         check_pallas(int(sys.argv[1]))
         with tempfile.TemporaryDirectory() as kept:
             check_restart(int(sys.argv[1]), Path(kept))
+        check_two_parts(int(sys.argv[1]))

@@ -181,7 +181,7 @@ def allocate_lists(potential: Potential, positions: Any, previous: Any, replicas
     """Lists for `positions`, larger than `previous` if there is one; one each for replicas."""
     if not replicas:
         return potential.allocate(positions, previous)
-    large = None if previous is None else _one_of(previous)
+    large = None if previous is None else first_of(previous)
     for own in positions:  # No capacity shrinks from one to the next: the last suits all.
         large = potential.allocate(own, large)
     lists = jax.vmap(potential.update, in_axes=(None, 0))(large, jnp.asarray(positions))
@@ -192,6 +192,6 @@ def allocate_lists(potential: Potential, positions: Any, previous: Any, replicas
     return lists
 
 
-def _one_of(lists: Any) -> Any:
+def first_of(lists: Any) -> Any:
     """The first of the replicas' lists with the flags of all: what lacks in one lacks in it."""
     return jax.tree.map(lambda leaf: leaf.any(axis=0) if leaf.dtype == bool else leaf[0], lists)

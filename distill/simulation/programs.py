@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.neighbors.device import next_rebuild_fraction
 from distill.potential import Potential
 from distill.simulation.barostat import require_barostat
 from distill.simulation.bath import Bath
-from distill.simulation.blocks import allocate_lists, make_block
+from distill.simulation.blocks import allocate_lists, first_of, make_block
 from distill.simulation.config import BAROSTATS, MDConfig
 from distill.simulation.strain import RUNG, SLACK, StrainedLists, rung_below
 
@@ -73,7 +75,7 @@ class Programs:
             positions = np.asarray(state.position)  # devices may hold parts of it
             return allocate_lists(self._potential, positions, lists, self._replicas)
         if bool(lists.crushed.any()):
-            return self._lists_at(_rung(lists) + growths, state, None)
+            return self._elsewhere(_rung(lists) + growths, state, lists)
         return self._lists_at(_rung(lists), state, lists.lists)
 
     def adapted(self, state: Any, lists: Any) -> Any:
@@ -83,7 +85,17 @@ class Programs:
         smallest = float(np.min(state.stretch))
         if not 0 < smallest < np.inf or rung_below(smallest) + SLACK > _rung(lists):
             return lists
-        return self._lists_at(rung_below(smallest), state, None)
+        return self._elsewhere(rung_below(smallest), state, lists)
+
+    def _elsewhere(self, rung: int, state: Any, lists: StrainedLists) -> StrainedLists:
+        """Lists in another reference cell, rebuilt as early as `lists` or their successors are."""
+        made, before = self._lists_at(rung, state, None), lists.lists
+        if not hasattr(before, "rebuild_fraction"):  # Other potentials have lists of their own.
+            return made
+        own = first_of(before) if self._replicas else before
+        fraction = next_rebuild_fraction(own, own.rebuild_fraction.dtype)
+        fractions = jnp.broadcast_to(fraction, made.lists.rebuild_fraction.shape)
+        return replace(made, lists=replace(made.lists, rebuild_fraction=fractions))
 
     def _lists_at(self, rung: int, state: Any, previous: Any) -> StrainedLists:
         stretch = np.asarray(state.stretch, np.float64)[..., None, None]
