@@ -33,6 +33,13 @@ WORTH = 0.95
 QUANTILES = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 """Shares of the rows, for each of which the usual slots are considered."""
 
+SPARE_SHARE = 0.05
+"""Of all rows, places for wide ones beyond those needed: what a place too many costs is little, and
+a place too few is a compilation."""
+
+GROWTH = 2.0
+"""Wide rows that lacked places get so many times as many."""
+
 COUNTED = 20_000
 """Rows of which slots are chosen, if there are more."""
 
@@ -156,7 +163,7 @@ def choose_parts(
         grown = np.asarray(previous[1].rows)
         if lacking is not None:
             short = lacking[3 + len(groups) :]
-            grown = np.where(short, np.ceil(grown * 1.25), grown).astype(int)
+            grown = np.where(short, np.ceil(grown * GROWTH), grown).astype(int)
         kept = _two(groups, previous[0].groups, species, counts, grown)
     if kept and (lacking is None or not lacking.any()):
         return kept
@@ -188,8 +195,9 @@ def _two(
     full = (counts > np.asarray(usual)[:, None]).any(axis=0)
     rows = np.bincount(species, minlength=len(groups))
     needed = np.bincount(species[full], minlength=len(groups))
-    # Their number fluctuates as that of independent events does, or more.
-    roomy = np.ceil((needed + 4 * np.sqrt(needed) + 8) / 8).astype(int) * 8
+    # Their number fluctuates as that of independent events, or more: copies of a cell move alike.
+    roomy = 1.25 * needed + 4 * np.sqrt(needed) + SPARE_SHARE * rows
+    roomy = np.ceil(np.maximum(roomy, 1) / 8).astype(int) * 8
     wide = np.minimum(np.maximum(roomy, least), rows)
     narrow = Part(tuple(min(u, g) for u, g in zip(usual, groups, strict=True)), _whole(rows - wide))
     widest = replace(narrow, groups=groups, rows=_whole(wide))
