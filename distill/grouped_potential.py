@@ -21,7 +21,7 @@ from distill.kernels import Kernel, MomentWeights, RowModel, blocked
 from distill.kernels.moment_blocks import Components, RowsOfWidth, moment_blocks_in_place
 from distill.kernels.packed import Packed, pack, unpack
 from distill.neighbors.grouped import GroupedList, extended_positions, grouped_list
-from distill.neighbors.parts import Part
+from distill.neighbors.parts import split_rows
 from distill.shared_rows import Share, on_devices, with_shares
 
 
@@ -88,14 +88,13 @@ def grouped_functions(
         extended = extended_positions(nbrs, positions, cell)
         parts = nbrs.layout.parts
         shares = [] if share is None else [share.of(part.species) for part in parts]
-        own = _of_parts(extended[nbrs.rows], parts)
+        own = split_rows(extended[nbrs.rows], [part.count for part in parts])
         given = []
         for number, part in enumerate(parts):
             mine, kinds = (nbrs.neighbors[number], own[number]), part.species
             if shares:
                 mine, kinds = shares[number].taken(mine), shares[number].elements
-            others = np.repeat(np.arange(len(part.groups), dtype=np.int32), part.groups)
-            given.append(RowsOfWidth(mine, others, kinds))
+            given.append(RowsOfWidth(mine, part.neighbor_species, kinds))
         found = _evaluate(weights, kernel, extended, given, with_virial)
         energies, features, gradient, virials = found
         kinds = np.concatenate([rows_of_part.species for rows_of_part in given])
@@ -130,15 +129,9 @@ def grouped_functions(
     return GroupedFunctions(allocate, update, overflow, run, run_in_cell)
 
 
-def _of_parts(by_row: jax.Array, parts: Sequence[Part]) -> list[jax.Array]:
-    """`[b, ...]` of each part from `[n, ...]`."""
-    return jnp.split(by_row, np.cumsum([part.count for part in parts])[:-1].tolist())
-
-
 def _spread(shares: Sequence[Share], by_row: jax.Array) -> jax.Array:
     """Results of all rows, `[n, ...]`, from those of a device: zero where another one counts."""
-    ends = np.cumsum([len(share.elements) for share in shares])[:-1].tolist()
-    own = jnp.split(by_row, ends)
+    own = split_rows(by_row, [len(share.elements) for share in shares])
     return jnp.concatenate([share.spread(rows) for share, rows in zip(shares, own, strict=True)])
 
 

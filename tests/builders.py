@@ -12,6 +12,8 @@ Students: `small_student(**options)` (H, C, O, cutoff 4 Å, random parameters an
 Finite differences of `label(structures) -> Labels`, central and in one batch:
 `numerical_forces(label, atoms)`, `numerical_stress(label, atoms)`, `strained(atoms, strain)`.
 
+Neighbour lists: `AT_ANY_COST`, with which rows of small systems stand in two parts.
+
 Processes: `run_on_devices(count, file, *arguments)`, with cores of the CPU as devices.
 """
 
@@ -37,6 +39,16 @@ from distill.graph import Graph
 from distill.neighbors import batch_graphs
 from distill.simulation import Frames
 from distill.students import Student, StudentSpec, Uncertainty
+
+AT_ANY_COST: dict[str, Any] = {
+    "TWO_PARTS_FROM": 1,
+    "WORTH": 10.0,
+    "QUANTILES": (0.5,),
+    "USUAL_ROOM": -10.0,
+    "SPARE_SHARE": 0.0,
+    "MOST_WIDE": 1.0,
+}
+"""Constants of `distill.neighbors.parts` with which rows of small systems stand in two parts."""
 
 ELEMENTS = (1, 6, 8)
 CUTOFF = 4.0

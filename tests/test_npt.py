@@ -173,9 +173,14 @@ def test_lists_are_exact_or_flagged_while_the_cell_moves():
     assert flags == [False, False, True, False, True]
     grown = replace(now, position=now.position / 0.88, stretch=jnp.asarray(1.0))
     # Atoms that were too fast once stay so in another reference cell.
-    lists = replace(lists, lists=replace(lists.lists, rebuild_fraction=jnp.asarray(0.2)))
-    larger = programs.adapted(grown, lists)
-    assert int(larger.rung) < int(lists.rung) and float(larger.lists.rebuild_fraction) == 0.2
+    for stale, expected in ((False, 0.2), (True, 0.16)):
+        careful = {"rebuild_fraction": jnp.asarray(0.2), "stale": jnp.asarray(stale)}
+        lists = replace(lists, lists=replace(lists.lists, **careful))
+        crushed = replace(lists, crushed=jnp.asarray(True))
+        larger, smaller = programs.adapted(grown, lists), programs.larger(now, crushed, 1)
+        assert int(larger.rung) < int(lists.rung) < int(smaller.rung)
+        for own in (larger, smaller):
+            assert float(own.lists.rebuild_fraction) == pytest.approx(expected)
     assert programs.adapted(now, lists) is lists
 
 

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from builders import (
+    AT_ANY_COST,
     CUTOFF,
     ELEMENTS,
     ethanol,
@@ -109,8 +110,8 @@ def check_lists(count: int, boxes: Sequence[Atoms]) -> None:
 
 def check_two_parts(count: int) -> None:
     """Rows with fewer slots and with more, as in large boxes."""
-    parts.TWO_PARTS_FROM, parts.WORTH, parts.QUANTILES = 1, 1.5, (0.3,)
-    parts._cost = lambda chosen: -len(chosen)
+    for name, value in AT_ANY_COST.items():
+        setattr(parts, name, value)
     box = water_box(3)
     lists = small_student(**OPTIONS).potential(box).allocate(box.positions)
     assert len(lists.layout.parts) == 2

@@ -20,6 +20,7 @@ from distill.gathered_forces import gathered_forces
 from distill.kernels import Kernel, RowModel
 from distill.kernels.packed import Packed, pack, unpack
 from distill.neighbors.grouped import extended_positions, grouped_list
+from distill.neighbors.parts import split_rows
 from distill.potential import Potential
 from distill.simulation import MDConfig, make_block, make_integrator
 from distill.students import Student
@@ -54,12 +55,12 @@ def dense_parts(student: Student, atoms: Atoms, kernel: Kernel) -> list[Part]:
     positions = jnp.asarray(atoms.positions, jnp.float32)
     nbrs = lists.allocate(positions)
     parts = nbrs.layout.parts
-    slots = [np.repeat(np.arange(len(p.groups), dtype=np.int32), p.groups) for p in parts]
+    slots = [part.neighbor_species for part in parts]
 
     def gather(positions: jax.Array, nbrs: Any) -> list[Packed]:
         extended = pack(*extended_positions(nbrs, positions, cell).T)
-        ends = np.cumsum([part.count for part in parts])[:-1]
-        own = [jnp.split(every[nbrs.rows], ends) for every in extended]
+        counts = [part.count for part in parts]
+        own = [split_rows(every[nbrs.rows], counts) for every in extended]
         found = []
         for number, others in enumerate(nbrs.neighbors):
             level, z = (

@@ -18,8 +18,9 @@ class Piece(NamedTuple):
         rows: arrays with rows along the leading axis.
         start: the first row that is taken.
         end: one more than the last.
-        place: where results of the array's first row are among those of all pieces.
-        slot: where its first slot is among all slots.
+        place: where results of the array's first row are among those of all pieces; with the others
+            it leaves no gap.
+        slot: where the slots of the array's first row begin among all slots.
     """
 
     function: Callable[[Any, Any], tuple[Any, Any]]
@@ -34,6 +35,10 @@ def blocks_in_place(pieces: Sequence[Piece], size: int) -> tuple[Any, Any]:
     """Results by row, `[n, ...]`, and by slot, in one axis, of functions of `size` rows at most.
 
     The last block of a piece begins early enough to be whole, and repeats some rows.
+
+    Args:
+        pieces: one after the other, the first at the beginning.
+        size: most rows in a block.
     """
     shapes = [
         jax.eval_shape(piece.function, _sliced(piece.rows, 0, piece.end - piece.start), 0)

@@ -81,7 +81,9 @@ def moment_blocks_in_place(
     """
     pieces, place, slot = [], 0, 0
     for part in parts:
-        for element, start, end in element_runs(part.species) or []:
+        runs = element_runs(part.species)
+        assert runs is not None
+        for element, start, end in runs:
 
             def block(
                 rows: Any, _: Any, part: RowsOfWidth = part, element: int = element

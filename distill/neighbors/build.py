@@ -20,7 +20,7 @@ from distill.neighbors.candidates import (
 )
 from distill.neighbors.division import UNDIVIDED, Division
 from distill.neighbors.pairs import Reach, fill_slots, find_reach, find_reverse
-from distill.neighbors.parts import place_rows
+from distill.neighbors.parts import Part, place_rows, split_rows
 from distill.neighbors.trim import trimmed_images, trims
 
 
@@ -91,52 +91,21 @@ def build(
     division: Division = UNDIVIDED,
 ) -> Found:
     """Find all pairs; arguments as for `search`."""
-    rows, images, candidates, reach, lacking = search(layout, species, positions, center, division)
+    found = search(layout, species, positions, center, division)
+    rows, images, _, reach, lacking = found
     kinds = np.sort(species)
     placed = place_rows(layout.parts, reach.counts(layout.words))
     # Without all candidates the counts mean nothing.
     crowded = jnp.concatenate([reach.needed > np.asarray(layout.groups), placed.lacking])
     lacking = jnp.concatenate([lacking, crowded & ~lacking.any()])
-    lost = lacking.any()
-    neighbors, reverse, first = [], [], 0
-    for part in layout.parts:
-        places = placed.rows[first : first + part.count]
+    neighbors, reverse = [], []
+    places = split_rows(placed.rows, [part.count for part in layout.parts])
+    for part, own in zip(layout.parts, places, strict=True):
         share = division.of(part.species)
-        own, own_kinds = share.rows(places), share.elements
-        shape = len(own_kinds), part.slots
-        first += part.count
-
-        # Branches end fused loops, in which XLA would otherwise search for each slot several times.
-        def nothing(shape: tuple[int, int] = shape) -> jax.Array:
-            return jnp.full(shape, (layout.images - 1) << layout.bits, jnp.int32)
-
-        fill = partial(fill_slots, layout, rows, candidates, reach, part.groups, own)
-        packed = jax.lax.cond(lost, nothing, fill)
-
-        def mirrored(
-            packed: jax.Array = packed, own: jax.Array = own, own_kinds: np.ndarray = own_kinds
-        ) -> tuple[jax.Array, jax.Array]:
-            found = find_reverse(
-                layout,
-                kinds,
-                rows,
-                images,
-                candidates,
-                reach,
-                placed.starts,
-                packed,
-                own,
-                own_kinds,
-            )
-            return packed >> layout.bits, found
-
-        def unpaired(packed: jax.Array = packed) -> tuple[jax.Array, jax.Array]:
-            return packed >> layout.bits, jnp.full(packed.shape, layout.slots, jnp.int32)
-
-        others, there = jax.lax.cond(lost, unpaired, mirrored)
+        mine = _Own(share.rows(own), share.elements, part)
+        others, mirrored = _filled(layout, kinds, found, placed.starts, lacking.any(), mine)
         neighbors.append(share.all_rows(others))
-        reverse.append(share.all_rows(there))
-
+        reverse.append(share.all_rows(mirrored))
     order = jnp.append(rows.order, np.int32(len(species)))
     return Found(
         order=rows.order[placed.rows],
@@ -147,3 +116,48 @@ def build(
         reverse=tuple(reverse),
         lacking=lacking,
     )
+
+
+class _Own(NamedTuple):
+    """Rows that a device fills.
+
+    Attributes:
+        rows: `[b]` int32.
+        species: `[b]`, of each, static.
+        part: to which they belong.
+    """
+
+    rows: jax.Array
+    species: np.ndarray
+    part: Part
+
+
+def _filled(
+    layout: Layout,
+    kinds: np.ndarray,
+    found: Searched,
+    starts: jax.Array,
+    lost: jax.Array,
+    own: _Own,
+) -> tuple[jax.Array, jax.Array]:
+    """Neighbours and mirrored pairs of some rows, `[b, K]`; none where all is `lost`."""
+    rows, images, candidates, reach, _ = found
+    shape = len(own.species), own.part.slots
+
+    def nothing() -> jax.Array:
+        return jnp.full(shape, (layout.images - 1) << layout.bits, jnp.int32)
+
+    # Branches end fused loops, in which XLA would otherwise search for each slot several times.
+    fill = partial(fill_slots, layout, rows, candidates, reach, own.part.groups, own.rows)
+    packed = jax.lax.cond(lost, nothing, fill)
+
+    def mirrored() -> tuple[jax.Array, jax.Array]:
+        pairs = packed, own.rows, own.species
+        there = find_reverse(layout, kinds, rows, images, candidates, reach, starts, *pairs)
+        return packed >> layout.bits, there
+
+    def unpaired() -> tuple[jax.Array, jax.Array]:
+        return packed >> layout.bits, jnp.full(shape, layout.slots, jnp.int32)
+
+    neighbors, reverse = jax.lax.cond(lost, unpaired, mirrored)
+    return neighbors, reverse

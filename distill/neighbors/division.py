@@ -14,7 +14,7 @@ class Division(Protocol):
 
     @property
     def elements(self) -> np.ndarray:
-        """The element of each own row, `[b]`, static."""
+        """The element of each own row, `[b]`, static; none before `of` named the rows."""
 
     def of(self, rows: np.ndarray) -> Division:
         """The same of other rows, of the elements `[n]`, sorted and static."""

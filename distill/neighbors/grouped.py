@@ -3,8 +3,9 @@
 The lists of `device` suit any model. These suit a kernel that treats one species after another:
 atoms are sorted by species and by place, the slots of a row by the neighbour's species, periodic
 images are atoms of their own (so that pair vectors are differences of positions), and each slot
-knows the mirrored pair (so that forces are sums of gathered numbers). Capacities, overflow and
-staleness are as in `device`.
+knows the mirrored pair (so that forces are sums of gathered numbers). In large systems most rows
+have fewer slots than the fullest, see `parts`. Capacities, overflow and staleness are as in
+`device`.
 """
 
 from __future__ import annotations
@@ -128,7 +129,7 @@ class GroupedSearch:
             positions: kept in their floating-point dtype.
             minimum_capacity: at least so many slots for each species; all buffers grow in
                 proportion.
-            previous: the list to replace: no group shrinks, and what was too small grows. If it was
+            previous: the list to replace: no slots shrink, and what was too small grows. If it was
                 stale, rebuilds come earlier, so that fast atoms have more room for one step.
 
         Raises:
@@ -239,7 +240,8 @@ def grouped_list(
         species: `[n]`, not negative; one group of slots for each number up to the largest.
         cutoff: Å.
         skin: Å, added to the cutoff so that a list serves several steps.
-        capacity_multiplier: room for neighbours to come, times the largest count.
+        capacity_multiplier: room for neighbours to come, times the largest count; of the rows with
+            fewer slots three quarters of that room above the mean.
 
     Raises:
         UnsupportedStructureError: the cell is singular along a periodic direction.

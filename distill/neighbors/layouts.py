@@ -195,8 +195,13 @@ def choose_groups(
         most = bucket(atoms * len(layout.grid.steps), ratio=1.1)
         groups.append(min(bucket(wanted, ratio=1.1), most) if atoms else 0)
     before = () if previous is None else previous.parts
-    parts = choose_parts(tuple(groups), species, counts, before, lacking)
-    return replace(layout, parts=parts)
+    sizes = multiplier, minimum, before, lacking
+    layout = replace(layout, parts=choose_parts(tuple(groups), species, counts, *sizes))
+    if layout.slots >= 2**31:
+        raise UnsupportedStructureError(
+            f"{len(species)} atoms with up to {sum(groups)} neighbour slots each are too many"
+        )
+    return layout
 
 
 def _rows(species: np.ndarray) -> tuple[int, ...]:

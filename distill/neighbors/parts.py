@@ -28,17 +28,24 @@ REGISTER = 16
 """Slots are computed with in such numbers (float32 in registers of 512 bits)."""
 
 WORTH = 0.95
-"""Two parts are made where they cost at most so much of one, or of two others."""
+"""Two parts are made where they cost at most so much of one."""
 
 QUANTILES = (0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.999)
 """Shares of the rows, for each of which the usual slots are considered."""
+
+USUAL_ROOM = 0.75
+"""Usual slots have at least so much of the room of the widest rows, above the mean: all rows of a
+crystal are alike until it is warm."""
 
 SPARE_SHARE = 0.05
 """Of all rows, places for wide ones beyond those needed: what a place too many costs is little, and
 a place too few is a compilation."""
 
-GROWTH = 2.0
+GROWTH = 2
 """Wide rows that lacked places get so many times as many."""
+
+MOST_WIDE = 0.4
+"""Share of wide rows, beyond which all get the most slots."""
 
 COUNTED = 20_000
 """Rows of which slots are chosen, if there are more."""
@@ -70,6 +77,11 @@ class Part:
     def species(self) -> np.ndarray:
         """Of each row, `[count]` int32."""
         return np.repeat(np.arange(len(self.rows), dtype=np.int32), self.rows)
+
+    @property
+    def neighbor_species(self) -> np.ndarray:
+        """Of each slot of a row, `[slots]` int32."""
+        return np.repeat(np.arange(len(self.groups), dtype=np.int32), self.groups)
 
     @property
     def first_slots(self) -> np.ndarray:
@@ -139,49 +151,58 @@ def place_rows(parts: Sequence[Part], counts: jax.Array) -> Placed:
     return Placed(rows, starts, jnp.stack(lacking))
 
 
+def split_rows(by_row: jax.Array, counts: Sequence[int]) -> list[jax.Array]:
+    """Arrays `[count, ...]` from one with the rows of several parts."""
+    return jnp.split(by_row, np.cumsum(counts)[:-1].tolist())
+
+
 def choose_parts(
     groups: tuple[int, ...],
     species: np.ndarray,
     counts: np.ndarray,
+    multiplier: float,
+    minimum: int = 0,
     previous: Sequence[Part] = (),
     lacking: np.ndarray | None = None,
 ) -> tuple[Part, ...]:
-    """One part or two, whichever costs less; host code.
+    """One part, or two where they cost less; host code.
 
     Args:
         groups: slots of the widest rows for neighbours of each species.
         species: `[n]`.
         counts: `[S, n]`, neighbours of each species.
-        previous: parts that are kept, none smaller, unless rows lacked places or another choice
-            is much better and something lacked.
+        multiplier: room for more, at least 1.
+        minimum: usual slots for each species, at least.
+        previous: parts whose slots are kept. Wide rows become no fewer, and more where they lacked
+            places; so many that two parts are of no use lead to one part, which stays one. So
+            however often something lacks, there is an end.
         lacking: `[3 + 2 S]` bool, see `build.Found`.
     """
     rows = tuple(np.bincount(species, minlength=len(groups)).tolist())
-    one: tuple[Part, ...] = (Part(groups, rows),)
-    kept = one if previous else ()
+    one = (Part(groups, rows),)
     if len(previous) == 2:
-        grown = np.asarray(previous[1].rows)
+        least = np.asarray(previous[1].rows)
         if lacking is not None:
-            short = lacking[3 + len(groups) :]
-            grown = np.where(short, np.ceil(grown * GROWTH), grown).astype(int)
-        kept = _two(groups, previous[0].groups, species, counts, grown)
-    if kept and (lacking is None or not lacking.any()):
-        return kept
-    if len(species) < TWO_PARTS_FROM:
+            least = np.where(lacking[3 + len(groups) :], GROWTH * least, least)
+        kept = _two(groups, previous[0].groups, species, counts, least)
+        return one if kept is None or kept[1].count > MOST_WIDE * len(species) else kept
+    if len(previous) == 1 or len(species) < TWO_PARTS_FROM:
         return one
-    step = -(-len(species) // COUNTED)
-    sample = np.sort(counts[:, ::step], axis=1)
-    choices: list[tuple[Part, ...]] = [one]
+    # Not every so many: atoms may be in a periodic order.
+    chosen = np.random.default_rng(0).permutation(len(species))[:COUNTED]
+    sample = np.sort(counts[:, chosen], axis=1)
+    usual_room = sample.mean(axis=1) * (1 + USUAL_ROOM * (multiplier - 1))
+    choices = []
     for share in QUANTILES:
-        enough = sample[:, min(math.ceil(share * sample.shape[1]), sample.shape[1] - 1)].tolist()
+        enough = sample[:, min(math.ceil(share * sample.shape[1]), sample.shape[1] - 1)]
+        enough = np.maximum(np.maximum(enough, usual_room), minimum).tolist()
         usual = tuple(
-            min(bucket(count, ratio=1.1), size) if size else 0
+            min(bucket(math.ceil(count), ratio=1.1), size) if size else 0
             for count, size in zip(enough, groups, strict=True)
         )
         choices.append(_two(groups, usual, species, counts, np.zeros(len(groups), int)))
-    best = min(choices, key=_cost)
-    reference = kept or one
-    return best if _cost(best) <= WORTH * _cost(reference) else reference
+    best = min((two for two in choices if two), key=_cost, default=one)
+    return best if _cost(best) <= WORTH * _cost(one) else one
 
 
 def _two(
@@ -190,8 +211,8 @@ def _two(
     species: np.ndarray,
     counts: np.ndarray,
     least: np.ndarray,
-) -> tuple[Part, ...]:
-    """Parts with `usual` slots and with all; of the second at least so many rows."""
+) -> tuple[Part, ...] | None:
+    """Parts with `usual` slots and with all, of the second at least so many rows; None if all."""
     full = (counts > np.asarray(usual)[:, None]).any(axis=0)
     rows = np.bincount(species, minlength=len(groups))
     needed = np.bincount(species[full], minlength=len(groups))
@@ -201,7 +222,7 @@ def _two(
     wide = np.minimum(np.maximum(roomy, least), rows)
     narrow = Part(tuple(min(u, g) for u, g in zip(usual, groups, strict=True)), _whole(rows - wide))
     widest = replace(narrow, groups=groups, rows=_whole(wide))
-    return (narrow, widest) if narrow.count else (widest,)
+    return (narrow, widest) if narrow.count else None
 
 
 def _whole(numbers: np.ndarray) -> tuple[int, ...]:
