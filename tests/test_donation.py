@@ -26,7 +26,7 @@ def test_lists_are_used_up_and_nothing_else() -> None:
         lists = potential.allocate(positions)
         state = start(jax.random.PRNGKey(0), positions, lists)
         new, after, records, overflow = block(state, lists, 2)
-        assert not overflow and lists.neighbors.is_deleted() == donate
+        assert not overflow and lists.neighbors[0].is_deleted() == donate
         assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((state, positions)))
         assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(after))
         found.append(np.asarray(new.position))
