@@ -97,13 +97,13 @@ def dense_parts(student: Student, atoms: Atoms, kernel: Kernel) -> list[Part]:
             )
             flops += per_block / BLOCK * part.rows[element]
     flat = tuple(jnp.concatenate([own[axis].reshape(-1) for own in packed]) for axis in range(2))
-    size, count = size_in_bytes(*vectors), sum(own.size for own in vectors)
+    size, count = size_in_bytes(vectors), sum(own.size for own in vectors)
     return [
         Part(
             "displacement gather",
             gather,
             (positions, nbrs),
-            Work(count, size_in_bytes(positions, *nbrs.neighbors) + size),
+            Work(count, size_in_bytes(positions, nbrs.neighbors) + size),
         ),
         Part(
             "kernel",
@@ -115,7 +115,7 @@ def dense_parts(student: Student, atoms: Atoms, kernel: Kernel) -> list[Part]:
             "force assembly",
             lambda gradient, reverse: gathered_forces(gradient, reverse, parts),
             (flat, nbrs.reverse),
-            Work(2 * count, size + size_in_bytes(*nbrs.reverse, positions)),
+            Work(2 * count, size + size_in_bytes(nbrs.reverse, positions)),
         ),
     ]
 

@@ -28,6 +28,7 @@ from distill.neighbors.device import DEFAULT_SKIN, largest_move, next_rebuild_fr
 from distill.neighbors.division import UNDIVIDED, Division
 from distill.neighbors.host import neighbor_table
 from distill.neighbors.layouts import choose_groups, choose_layout
+from distill.neighbors.parts import rows_of
 from distill.neighbors.search import Geometry
 
 COUNTED_ON_HOST = 20_000
@@ -115,7 +116,7 @@ class GroupedSearch:
     @property
     def rows(self) -> tuple[int, ...]:
         """Atoms (and so rows) of each species."""
-        return tuple(np.bincount(self.species).tolist())
+        return rows_of(self.species)
 
     def allocate(
         self,

@@ -13,7 +13,7 @@ from distill.neighbors.candidates import Layout
 from distill.neighbors.capacity import bucket
 from distill.neighbors.cell import heights
 from distill.neighbors.grid import Grid
-from distill.neighbors.parts import Part, choose_parts
+from distill.neighbors.parts import Part, choose_parts, rows_of
 from distill.neighbors.search import Geometry
 from distill.neighbors.trim import kept_images, trims, usual_images
 
@@ -164,7 +164,9 @@ def choose_layout(
     most = np.bincount(species) * len(grid.steps)
     layout = Layout(
         grid=grid,
-        parts=previous.parts if previous is not None else (Part((0,) * n_species, _rows(species)),),
+        parts=previous.parts
+        if previous is not None
+        else (Part((0,) * n_species, rows_of(species)),),
         images=n + 1 + extended,
         rows_per_cell=min(per_cell, -(-n // 8) * 8),
         words=tuple(min(w, -(-m // WORD)) for w, m in zip(words, most.tolist(), strict=True)),
@@ -187,7 +189,7 @@ def choose_groups(
 ) -> Layout:
     """`layout` with slots for `counts` `[S, n]` neighbours of each species; see `choose_layout`."""
     groups = []
-    for kind, atoms in enumerate(_rows(species)):
+    for kind, atoms in enumerate(rows_of(species)):
         wanted = max(_roomy(int(counts[kind].max()), multiplier), minimum, 1)
         if previous is not None:
             short = lacking is not None and bool(lacking[3 + kind])
@@ -202,11 +204,6 @@ def choose_groups(
             f"{len(species)} atoms with up to {sum(groups)} neighbour slots each are too many"
         )
     return layout
-
-
-def _rows(species: np.ndarray) -> tuple[int, ...]:
-    """Atoms of each species."""
-    return tuple(np.bincount(species).tolist())
 
 
 def _roomy(count: int, multiplier: float) -> int:

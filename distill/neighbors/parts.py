@@ -151,6 +151,11 @@ def place_rows(parts: Sequence[Part], counts: jax.Array) -> Placed:
     return Placed(rows, starts, jnp.stack(lacking))
 
 
+def rows_of(species: np.ndarray) -> tuple[int, ...]:
+    """How many rows each species has, from the species `[n]` of the atoms."""
+    return tuple(np.bincount(species).tolist())
+
+
 def split_rows(by_row: jax.Array, counts: Sequence[int]) -> list[jax.Array]:
     """Arrays `[count, ...]` from one with the rows of several parts."""
     return jnp.split(by_row, np.cumsum(counts)[:-1].tolist())
@@ -178,8 +183,7 @@ def choose_parts(
             however often something lacks, there is an end.
         lacking: `[3 + 2 S]` bool, see `build.Found`.
     """
-    rows = tuple(np.bincount(species, minlength=len(groups)).tolist())
-    one = (Part(groups, rows),)
+    one = (Part(groups, rows_of(species)),)
     if len(previous) == 2:
         least = np.asarray(previous[1].rows)
         if lacking is not None:
@@ -214,19 +218,17 @@ def _two(
 ) -> tuple[Part, ...] | None:
     """Parts with `usual` slots and with all, of the second at least so many rows; None if all."""
     full = (counts > np.asarray(usual)[:, None]).any(axis=0)
-    rows = np.bincount(species, minlength=len(groups))
+    rows = np.asarray(rows_of(species))
     needed = np.bincount(species[full], minlength=len(groups))
     # Their number fluctuates as that of independent events, or more: copies of a cell move alike.
     roomy = 1.25 * needed + 4 * np.sqrt(needed) + SPARE_SHARE * rows
     roomy = np.ceil(np.maximum(roomy, 1) / 8).astype(int) * 8
     wide = np.minimum(np.maximum(roomy, least), rows)
-    narrow = Part(tuple(min(u, g) for u, g in zip(usual, groups, strict=True)), _whole(rows - wide))
-    widest = replace(narrow, groups=groups, rows=_whole(wide))
+    narrow = Part(
+        tuple(min(u, g) for u, g in zip(usual, groups, strict=True)), tuple((rows - wide).tolist())
+    )
+    widest = replace(narrow, groups=groups, rows=tuple(wide.tolist()))
     return (narrow, widest) if narrow.count else None
-
-
-def _whole(numbers: np.ndarray) -> tuple[int, ...]:
-    return tuple(int(number) for number in numbers)
 
 
 def _cost(parts: Sequence[Part]) -> int:
