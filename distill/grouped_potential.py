@@ -18,6 +18,7 @@ from ase import Atoms
 
 from distill.gathered_forces import gathered_forces, shared_forces
 from distill.kernels import Kernel, MomentWeights, RowModel, blocked
+from distill.kernels.kept import if_wanted
 from distill.kernels.moment_blocks import Components, RowsOfWidth, moment_blocks_in_place
 from distill.kernels.packed import Packed, pack, unpack
 from distill.neighbors.grouped import GroupedList, extended_positions, grouped_list
@@ -29,17 +30,17 @@ class GroupedFunctions(NamedTuple):
     """The functions of a `Potential`; see there for the first three.
 
     Attributes:
-        run: `(positions [n, 3], list, beside=None) -> RowResults`, forces in the order of the
-            atoms. `beside` makes one number for each row, `[n]`, from the features `[n, H]`.
-        run_in_cell: `(positions, list, cell [3, 3], beside=None) -> RowResults`: the same in
-            another cell than that of the atoms, with the virial.
+        run: `(positions [n, 3], list, cell=None, wanted=False, beside=None) -> RowResults`, forces
+            in the order of the atoms, in a cell `[3, 3]` or in that of the atoms. The virial is
+            there if a cell is given or `wanted` is not False; where that is an array `()`, the
+            virial in the atoms' cell means nothing unless it is true. `beside` makes one number for
+            each row, `[n]`, from the features `[n, H]`; zero if `wanted` is an array that is false.
     """
 
     allocate: Callable[..., GroupedList]
     update: Callable[[GroupedList, jax.Array], GroupedList]
     overflow: Callable[[GroupedList, jax.Array], jax.Array]
     run: Callable[..., RowResults]
-    run_in_cell: Callable[..., RowResults]
 
 
 class RowResults(NamedTuple):
@@ -82,7 +83,7 @@ def grouped_functions(
         return nbrs.overflow | nbrs.stale | lists.is_stale(nbrs, positions)
 
     def of_rows(
-        share: Share | None, positions: Any, nbrs: Any, cell: Any, with_virial: bool, beside: Any
+        share: Share | None, positions: Any, nbrs: Any, cell: Any, wanted: Any, beside: Any
     ) -> RowResults:
         """Results of the rows of a share, zero for the others, or of all; forces by row."""
         extended = extended_positions(nbrs, positions, cell)
@@ -95,7 +96,7 @@ def grouped_functions(
             if shares:
                 mine, kinds = shares[number].taken(mine), shares[number].elements
             given.append(RowsOfWidth(mine, part.neighbor_species, kinds))
-        found = _evaluate(weights, kernel, extended, given, with_virial)
+        found = _evaluate(weights, kernel, extended, given, wanted)
         energies, features, gradient, virials = found
         kinds = np.concatenate([rows_of_part.species for rows_of_part in given])
         results = energies, None if beside is None else beside(features, kinds), virials
@@ -118,15 +119,23 @@ def grouped_functions(
     def in_order(found: RowResults, nbrs: GroupedList) -> RowResults:
         return found._replace(forces=in_order_of_atoms(found.forces, nbrs))
 
-    def run(positions: jax.Array, nbrs: GroupedList, beside: Any = None) -> RowResults:
-        return in_order(evaluate(positions, nbrs, cell, False, beside), nbrs)
-
-    def run_in_cell(
-        positions: jax.Array, nbrs: GroupedList, cell: Any, beside: Any = None
+    def run(
+        positions: jax.Array,
+        nbrs: GroupedList,
+        own_cell: Any = None,
+        wanted: Any = False,
+        beside: Any = None,
     ) -> RowResults:
-        return in_order(evaluate(positions, nbrs, cell, True, beside), nbrs)
+        settings = (cell, wanted) if own_cell is None else (own_cell, True)
+        expected = None if beside is None else partial(_if_asked, wanted, beside)
+        return in_order(evaluate(positions, nbrs, *settings, expected), nbrs)
 
-    return GroupedFunctions(allocate, update, overflow, run, run_in_cell)
+    return GroupedFunctions(allocate, update, overflow, run)
+
+
+def _if_asked(wanted: Any, beside: Callable[..., jax.Array], *given: Any) -> jax.Array:
+    found: jax.Array = if_wanted(wanted is False or wanted, lambda: beside(*given))
+    return found
 
 
 def _spread(shares: Sequence[Share], by_row: jax.Array) -> jax.Array:
@@ -140,7 +149,7 @@ def _evaluate(
     kernel: Kernel,
     extended: jax.Array,
     parts: Sequence[RowsOfWidth],
-    with_virial: bool,
+    wanted: Any,
 ) -> tuple[jax.Array, jax.Array, Packed, jax.Array | None]:
     """Energies, features, gradient (flat) and virials of rows.
 
@@ -149,7 +158,7 @@ def _evaluate(
         kernel: see `grouped_functions`.
         extended: positions `[E, 3]` of the extended atoms.
         parts: neighbours `[b, K]` and own positions `[b, 3]` of rows.
-        with_virial: whether virials are wanted.
+        wanted: whether virials are, see `GroupedFunctions`.
     """
     # Gathers of numbers are faster than gathers of rows of three.
     everyone = pack(*extended.T)
@@ -164,7 +173,7 @@ def _evaluate(
 
     if kernel is blocked:
         own = weights.astype(extended.dtype)
-        return moment_blocks_in_place(own, vectors, parts, with_virials=with_virial)
+        return moment_blocks_in_place(own, vectors, parts, virials_wanted=wanted)
     model, found = RowModel(_by_weights_alone, weights), []
     for part in parts:
         filled = part.rows[0] < len(extended) - 1
@@ -173,7 +182,11 @@ def _evaluate(
             model, every, part.neighbor_species, filled, part.species
         )
         within = jnp.where(filled[..., None], every, 0)
-        virials = jnp.einsum("nka,nkb->nab", within, whole) if with_virial else None
+
+        def sums(within: jax.Array = within, whole: jax.Array = whole) -> jax.Array:
+            return jnp.einsum("nka,nkb->nab", within, whole)
+
+        virials = None if wanted is False else if_wanted(wanted, sums)
         flat = pack(*(whole[..., axis].reshape(-1) for axis in range(3)))
         found.append((energies, features, flat, virials))
     joined: tuple[jax.Array, jax.Array, Packed, jax.Array | None]

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ from distill.errors import UnsupportedStructureError
 from distill.graph import PADDING_DISTANCE, Graph, displacements, neighbor_species, sum_per_system
 from distill.grouped_potential import grouped_functions, in_order_of_atoms
 from distill.kernels import Kernel, MomentWeights, RowModel, blocked, kernel_name, pallas, reference
+from distill.kernels.kept import if_wanted
 from distill.neighbors.device import DEFAULT_SKIN, NeighborList, neighbor_list
 
 GROUPED_FROM = 32
@@ -121,6 +122,21 @@ def hessian_vector_product(
     return jax.jvp(jax.grad(energy), (positions,), (direction,))[1]
 
 
+class Observer(NamedTuple):
+    """Energy and forces, with what is wanted beside them.
+
+    Attributes:
+        function: pure, `(positions, lists, cell [3, 3] or None, wanted [] bool) -> Evaluation`, in
+            the cell of the structure for None. `beside` means nothing unless it is wanted, nor does
+            the virial in the cell of the structure.
+        functions: of the potential that it stands for: `energy_and_forces`, `with_uncertainty` and
+            `evaluate`.
+    """
+
+    function: Callable[..., Evaluation]
+    functions: tuple[Any, Any, Any]
+
+
 @dataclass(frozen=True)
 class Potential:
     """What molecular dynamics needs to know of a model: nothing but these pure functions.
@@ -140,6 +156,7 @@ class Potential:
         evaluate: pure, `(positions, lists, cell [3, 3]) -> Evaluation` of one system, in any cell
             in which the lists hold all pairs within the cutoff; `beside` holds the expected force
             errors `[n]`, if there are any. None for models without a virial.
+        observer: everything at once at little more than the cost of forces; None for no such way.
         kernel: name of the kernel that evaluates the rows of a student; None for other models.
         cell: `[3, 3]`, Å, rows are lattice vectors; zero for molecules.
         pbc: `[3]` bool, periodic directions.
@@ -155,6 +172,7 @@ class Potential:
     energy_and_forces: Callable[[jax.Array, Any], tuple[jax.Array, jax.Array]]
     with_uncertainty: Callable[..., tuple[jax.Array, jax.Array, jax.Array]] | None = None
     evaluate: Callable[[jax.Array, Any, jax.Array], Evaluation] | None = None
+    observer: Observer | None = None
     kernel: str | None = None
     cell: np.ndarray = field(default_factory=lambda: np.zeros((3, 3)))
     pbc: np.ndarray = field(default_factory=lambda: np.zeros(3, bool))
@@ -169,6 +187,13 @@ class Potential:
             return value, -gradient
 
         return cls(energy_and_forces=energy_and_forces, **fields)
+
+    @property
+    def observe(self) -> Callable[..., Evaluation] | None:
+        """Function of the observer; None where others were put in place of those it stands for."""
+        own = self.energy_and_forces, self.with_uncertainty, self.evaluate
+        served = self.observer is not None and self.observer.functions == own
+        return self.observer.function if self.observer is not None and served else None
 
     def energy(self, positions: jax.Array, neighbors: Any) -> jax.Array:
         """Energy in eV; jax-md's argument order (`neighbors` by keyword)."""
@@ -255,7 +280,7 @@ def local_potential(
 
     def run(
         positions: jax.Array, neighbors: NeighborList, cell: jax.Array = cell
-    ) -> tuple[Any, jax.Array, jax.Array]:
+    ) -> tuple[Any, jax.Array, Callable[[], jax.Array]]:
         mask = neighbors.neighbors < positions.shape[0]
         vectors = positions.at[neighbors.neighbors].get(mode="clip") - positions[:, None]
         if atoms.pbc.any():
@@ -268,7 +293,10 @@ def local_potential(
         evaluated = _kernel(kernel, message_passing, neighbors.neighbors)
         output, gradients = evaluated(atomic_energy, vectors, others, mask, species)
         outputs = output if isinstance(output, tuple) else (output,)
-        virial = jnp.einsum("nka,nkb->ab", jnp.where(mask[..., None], vectors, 0), gradients)
+
+        def virial() -> jax.Array:
+            return jnp.einsum("nka,nkb->ab", jnp.where(mask[..., None], vectors, 0), gradients)
+
         return outputs, assemble_forces(gradients, neighbors.neighbors), virial
 
     def energy_and_forces(
@@ -284,14 +312,21 @@ def local_potential(
         outputs, forces, _ = run(positions, neighbors)
         return outputs[0].sum(), forces, uncertainty(outputs[1], species)
 
-    def in_cell(positions: jax.Array, neighbors: NeighborList, cell: jax.Array) -> Evaluation:
-        outputs, forces, virial = run(positions, neighbors, cell)
-        beside = () if uncertainty is None else (uncertainty(outputs[1], species),)
+    def observe(
+        positions: jax.Array, neighbors: NeighborList, own: jax.Array | None, wanted: Any
+    ) -> Evaluation:
+        outputs, forces, sums = run(positions, neighbors, cell if own is None else own)
+        virial = sums() if own is not None else if_wanted(wanted, sums)
+        beside = _beside(uncertainty, wanted, outputs[1:], species)
         return _of_one_system(outputs[0], forces, virial, beside)
+
+    def in_cell(positions: jax.Array, neighbors: NeighborList, cell: jax.Array) -> Evaluation:
+        return observe(positions, neighbors, cell, True)
 
     def overflow(neighbors: NeighborList, positions: jax.Array) -> jax.Array:
         return neighbors.overflow | neighbors.stale | lists.is_stale(neighbors, positions)
 
+    with_uncertainty = uncertain if uncertainty is not None else None
     return Potential(
         numbers=atoms.numbers.copy(),
         dtype=dtype,
@@ -299,13 +334,22 @@ def local_potential(
         update=lists.update,
         overflow=overflow,
         energy_and_forces=energy_and_forces,
-        with_uncertainty=uncertain if uncertainty is not None else None,
+        with_uncertainty=with_uncertainty,
         evaluate=in_cell,
+        observer=Observer(observe, (energy_and_forces, with_uncertainty, in_cell)),
         kernel=kernel_name(reference if message_passing else kernel),
         cell=atoms.cell.array.copy(),
         pbc=atoms.pbc.copy(),
         with_cell=with_cell,
     )
+
+
+def _beside(
+    uncertainty: Callable[..., jax.Array] | None, wanted: Any, features: Any, species: np.ndarray
+) -> tuple[jax.Array, ...]:
+    if uncertainty is None:
+        return ()
+    return (if_wanted(wanted, lambda: uncertainty(features[0], species)),)
 
 
 def _of_one_system(
@@ -331,17 +375,28 @@ def _grouped_potential(
         return found.energies.sum(), found.forces
 
     def uncertain(positions: jax.Array, nbrs: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-        found = grouped.run(positions, nbrs, uncertainty)
+        found = grouped.run(positions, nbrs, beside=uncertainty)
         assert found.beside is not None
         return found.energies.sum(), found.forces, in_order_of_atoms(found.beside, nbrs)
 
-    def in_cell(positions: jax.Array, nbrs: Any, cell: jax.Array) -> Evaluation:
-        found = grouped.run_in_cell(positions, nbrs, cell, uncertainty)
-        beside = () if found.beside is None else (in_order_of_atoms(found.beside, nbrs),)
+    def observe(positions: jax.Array, nbrs: Any, cell: jax.Array | None, wanted: Any) -> Evaluation:
+        found = grouped.run(positions, nbrs, cell, wanted, uncertainty)
+        beside: tuple[jax.Array, ...] = ()
+        if found.beside is not None:
+            by_row = found.beside
+            beside = (if_wanted(wanted, lambda: in_order_of_atoms(by_row, nbrs)),)
         assert found.virial is not None
-        energies = in_order_of_atoms(found.energies, nbrs)
-        return _of_one_system(energies, found.forces, found.virial, beside)
+        by_atom = in_order_of_atoms(found.energies, nbrs)
+        # The sum is by row, so that the order is not made where it is not asked for.
+        return replace(
+            _of_one_system(by_atom, found.forces, found.virial, beside),
+            energy=found.energies.sum()[None],
+        )
 
+    def in_cell(positions: jax.Array, nbrs: Any, cell: jax.Array) -> Evaluation:
+        return observe(positions, nbrs, cell, True)
+
+    with_uncertainty = uncertain if uncertainty is not None else None
     return Potential(
         numbers=atoms.numbers.copy(),
         dtype=dtype,
@@ -349,8 +404,9 @@ def _grouped_potential(
         update=grouped.update,
         overflow=grouped.overflow,
         energy_and_forces=energy_and_forces,
-        with_uncertainty=uncertain if uncertainty is not None else None,
+        with_uncertainty=with_uncertainty,
         evaluate=in_cell,
+        observer=Observer(observe, (energy_and_forces, with_uncertainty, in_cell)),
         kernel=kernel_name(kernel),
         cell=atoms.cell.array.copy(),
         pbc=atoms.pbc.copy(),

@@ -30,7 +30,7 @@ from benchmark_cores import shared_and_alone
 from benchmark_memory import memory_figures
 from benchmark_peers import Peer, peers
 from benchmark_teachers import figure
-from benchmark_water import Subject, WaterBoxes, load_student
+from benchmark_water import Subject, WaterBoxes, load_student, read_periodic
 from distill import teachers
 from distill.errors import ConfigError, DistillError
 from distill.evaluation.results import Figure, record_figures
@@ -300,14 +300,23 @@ def core_figures(
 def replica_figures(
     config: BenchmarkConfig, boxes: WaterBoxes, students: list[Subject]
 ) -> list[Figure]:
-    """Aggregate cost of replicas of a small box, and of one box of as many atoms, in turn."""
+    """Aggregate cost of replicas of a small box, and of one box of as many atoms, in turn.
+
+    Raises:
+        ConfigError: `one_box` has not as many atoms.
+    """
     small = boxes.box(config.replica_atoms)
     total = config.replicas * config.replica_atoms
-    large = boxes.box(total)
+    large = boxes.box(total) if config.one_box is None else read_periodic(config.one_box)
+    if len(large) != total:
+        raise ConfigError(
+            f"one_box has {len(large)} atoms, {config.replicas} replicas of "
+            f"{config.replica_atoms} have {total}: choose other replicas or another box"
+        )
     positions = np.repeat(small.positions[None], config.replicas, axis=0)
     settings = md_config(config, "nve")
     figures = []
-    one = f"one box of {total} atoms"
+    one = f"one {'repeated ' if config.one_box is None else ''}box of {total} atoms"
     many = f"{config.replicas} replicas of {config.replica_atoms} atoms"
     for subject in students:
         runs: dict[str, Run] = {

@@ -49,6 +49,8 @@ class BenchmarkConfig:
         nep: potential file of GPUMD for water, in place of random weights; its cutoffs are used.
         replicas: systems side by side, against one system of as many atoms; 0 leaves them out.
         replica_atoms: of each.
+        one_box: file with one box to hold the replicas against, whose atoms all move on their own;
+            by default `structure` repeated, or a packed box.
         calculator_sizes: numbers of atoms at which the ASE calculator's calls are timed; 9 is a
             molecule without a cell.
         calculator_calls: of each size.
@@ -84,6 +86,7 @@ class BenchmarkConfig:
     nep: Path | None = None
     replicas: int = 32
     replica_atoms: int = 96
+    one_box: Path | None = None
     calculator_sizes: tuple[int, ...] = (9, 96, 768)
     calculator_calls: int = 300
     memory_sizes: tuple[int, ...] = ()

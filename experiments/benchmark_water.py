@@ -116,7 +116,7 @@ class WaterBoxes:
             equilibration_steps: of 0.5 fs, after a relaxation.
             temperature: K.
         """
-        self._frame = None if structure is None else _read_frame(structure)
+        self._frame = None if structure is None else read_periodic(structure)
         self._potential_of, self._steps = potential_of, equilibration_steps
         self._temperature = temperature
         self._packed: dict[int, Atoms] = {}
@@ -189,11 +189,16 @@ class WaterBoxes:
         return moved
 
 
-def _read_frame(path: Path) -> Atoms:
+def read_periodic(path: Path) -> Atoms:
+    """The last frame of a dataset (.h5) or of a file of ASE.
+
+    Raises:
+        ConfigError: it is not periodic.
+    """
     atoms = list(last_frames(load(path)).values())[-1] if path.suffix == ".h5" else None
     atoms = read_structure(str(path)) if atoms is None else atoms
     if not atoms.pbc.all():
-        raise ConfigError(f"{path} is not periodic in all directions: it cannot be repeated")
+        raise ConfigError(f"{path} is not periodic in all directions: it is no box of a liquid")
     return atoms
 
 

@@ -150,7 +150,7 @@ def loop_parts(
     state = start(jax.random.PRNGKey(0), where, jnp.zeros(()))
     evaluated = [Part("energy and forces", potential.energy_and_forces, (where, lists), None)]
     if potential.with_uncertainty is not None:
-        # Asked for when a frame is recorded only.
+        # Instead of the other, in the step before a frame is recorded.
         often = 1.0 / config.record_every
         known = potential.with_uncertainty
         evaluated.append(Part("the same and uncertainty", known, (where, lists), None, often))

@@ -13,8 +13,9 @@ import numpy as np
 
 from distill.errors import CapacityError
 from distill.potential import Potential
-from distill.simulation import MDConfig, bath_of, make_integrator
+from distill.simulation import MDConfig, bath_of
 from distill.simulation.blocks import MAX_REALLOCATIONS, list_functions
+from distill.simulation.observed import lacks_forces, make_observed_step
 from distill.simulation.programs import Programs
 
 
@@ -41,8 +42,7 @@ class TimedMD:
         Args:
             potential: what is timed.
             positions: `[n, 3]`, or `[R, n, 3]` for replicas, Å.
-            config: `block_steps` are compiled as one call; frames are recorded as it says, and
-                that costs an evaluation of the energy each.
+            config: `block_steps` are compiled as one call; frames are recorded as it says.
             velocities: like positions, Å/fs; drawn at `config.temperature` by default.
             min_seconds: a run makes as many blocks as take so long.
             devices: that divide the replicas among them.
@@ -63,6 +63,9 @@ class TimedMD:
         self._n_blocks = 1
         self._run_with_growing_lists()
         self.compile_seconds = time.perf_counter() - begun
+        # From the end of the first block, which finds the forces at the start besides.
+        self._first = self._last
+        self._run_with_growing_lists()
         seconds, _ = self._run()
         self._n_blocks = max(1, math.ceil(min_seconds / seconds))
         self._run_with_growing_lists()
@@ -95,6 +98,7 @@ class TimedMD:
             lists = self._programs.adapted(state, lists)
         jax.block_until_ready(state)
         seconds = time.perf_counter() - begun
+        self._last = state, lists
         return seconds, lists if any(bool(jnp.any(flag)) for flag in flags) else None
 
     def _run_with_growing_lists(self) -> None:
@@ -114,21 +118,23 @@ def count_rebuilds(
     potential: Potential, config: MDConfig, state: Any, lists: Any, n_steps: int
 ) -> int:
     """How often the lists, those of `make_block`, changed in `n_steps` from a state of it."""
-    _, step = make_integrator(potential, config)
+    step = make_observed_step(potential, config)
     functions = list_functions(potential, config)
+    unwanted = jnp.zeros((), bool)
 
-    def one_step(_: Any, carry: Any) -> Any:
+    def one_step(number: Any, carry: Any) -> Any:
         state, lists, count = carry
         new = functions.update(lists, state)
         pairs = zip(jax.tree.leaves(lists), jax.tree.leaves(new), strict=True)
         changed = jnp.any(jnp.stack([jnp.any(old != now) for old, now in pairs]))
-        moved = step(state, neighbors=functions.of_potential(new))
+        moved, _ = step(state, functions.of_potential(new), unwanted, number < 0)
         return moved, functions.check(new, moved)[0], count + changed
 
     @jax.jit
     def run(state: Any, lists: Any) -> jax.Array:
+        first = jnp.where(lacks_forces(state), -1, 0)
         count: jax.Array = jax.lax.fori_loop(
-            0, n_steps, one_step, (state, lists, jnp.zeros((), jnp.int32))
+            first, n_steps, one_step, (state, lists, jnp.zeros((), jnp.int32))
         )[2]
         return count
 

@@ -1,4 +1,4 @@
-"""Keeps arrays that several others are made of, instead of computing them once for each."""
+"""Branches: arrays kept for several users, and results that are not always wanted."""
 
 from __future__ import annotations
 
@@ -31,3 +31,15 @@ def kept(function: Callable[[], Any], like: jax.Array) -> Any:
         return jax.lax.cond(~(like.reshape(-1)[0] > HUGE), function, lambda: nothing)
 
     return jax.lax.platform_dependent(cpu=branch, default=function)
+
+
+def if_wanted(wanted: Any, function: Callable[[], Any]) -> Any:
+    """What `function` gives, or zeros where `wanted` `()` is an array that is false."""
+    if wanted is True:
+        return function()
+
+    def nothing() -> Any:
+        shapes = jax.eval_shape(function)
+        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    return jax.lax.cond(wanted, function, nothing)

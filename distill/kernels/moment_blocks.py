@@ -12,9 +12,9 @@ import numpy as np
 
 from distill.kernels.blocks_in_place import Piece, blocks_in_place
 from distill.kernels.contract import Species
-from distill.kernels.kept import kept
+from distill.kernels.kept import if_wanted, kept
 from distill.kernels.moment import MomentWeights, moment_terms
-from distill.kernels.packed import Packed, pack
+from distill.kernels.packed import Packed, pack, unpack
 from distill.kernels.pair_slopes import Slopes, cartesian, slopes_by_sums
 from distill.kernels.pair_terms import PairTerms, component_terms
 
@@ -71,13 +71,13 @@ def moment_blocks_in_place(
     vectors_of: Callable[[Any], Components],
     parts: Sequence[RowsOfWidth],
     *,
-    with_virials: bool = False,
+    virials_wanted: Any = False,
 ) -> tuple[jax.Array, jax.Array, Packed, jax.Array | None]:
     """As `moment_blocks` of all parts, one after the other, in half the memory.
 
     The gradient is packed and flat, slot by slot. Virials `[b, 3, 3]` are the sums over the slots
-    of a row of vector ⊗ gradient, in eV; None if they are not asked for. Reverse differentiation
-    is slow.
+    of a row of vector ⊗ gradient, in eV: None if `virials_wanted` is False, zeros if it is an
+    array `()` that is false and there is no GPU. Reverse differentiation is slow.
     """
     pieces, place, slot = [], 0, 0
     for part in parts:
@@ -89,11 +89,12 @@ def moment_blocks_in_place(
                 rows: Any, _: Any, part: RowsOfWidth = part, element: int = element
             ) -> tuple[Any, Packed]:
                 given = weights, vectors_of, part.neighbor_species, element
-                if with_virials:
-                    energies, features, (gradient, virials) = _block(*given, _with_virials, rows)
-                    return (energies, features, virials), gradient
-                energies, features, gradient = _block(*given, _packed, rows)
-                return (energies, features, None), gradient
+                if virials_wanted is False:
+                    energies, features, gradient = _block(*given, _packed, rows)
+                    return (energies, features, None), gradient
+                both = partial(_with_virials, virials_wanted)
+                energies, features, (gradient, virials) = _block(*given, both, rows)
+                return (energies, features, virials), gradient
 
             pieces.append(Piece(block, part.rows, start, end, place, slot))
         place += len(part.species)
@@ -130,11 +131,19 @@ def _packed(terms: PairTerms, slopes: Slopes, vectors: Components) -> Packed:
 
 
 def _with_virials(
-    terms: PairTerms, slopes: Slopes, vectors: Components
+    wanted: Any, terms: PairTerms, slopes: Slopes, vectors: Components
 ) -> tuple[Packed, jax.Array]:
-    gradient = kept(lambda: cartesian(terms, slopes), vectors[0])
-    sums = [(r * g).sum(axis=1) for r in vectors for g in gradient]
-    return pack(*gradient), jnp.stack(sums, axis=-1).reshape(-1, 3, 3)
+    gradient = _packed(terms, slopes, vectors)
+
+    def sums() -> jax.Array:
+        each = [(r * g).sum(axis=1) for r in vectors for g in unpack(gradient)]
+        return jnp.stack(each, axis=-1).reshape(-1, 3, 3)
+
+    if wanted is True:
+        return gradient, sums()
+    # A GPU would look at the predicate in each block.
+    chosen = partial(if_wanted, wanted, sums)
+    return gradient, jax.lax.platform_dependent(cpu=chosen, default=sums)
 
 
 def in_blocks(function: Callable[[Any], Any], rows: Any, size: int) -> Any:

@@ -14,9 +14,14 @@ from jax.sharding import Mesh, PartitionSpec
 from distill.potential import Potential
 from distill.simulation.bath import Bath, bath_of
 from distill.simulation.config import BAROSTATS, MDConfig
-from distill.simulation.ensembles import bath_energy, kinetic_energy, make_integrator
+from distill.simulation.ensembles import bath_energy, kinetic_energy
 from distill.simulation.exchange import with_exchanges
-from distill.simulation.measure import measure
+from distill.simulation.measure import nothing_seen, pressure_of
+from distill.simulation.observed import (
+    lacks_forces,
+    make_observed_step,
+    make_start,
+)
 from distill.simulation.strain import ListFunctions, fixed_lists, strained_lists
 
 MAX_REALLOCATIONS = 10
@@ -40,11 +45,12 @@ def make_block(
     """`(start, block)`: the compiled loop that `run_md` is made of, for benchmarks.
 
     `start(key, positions, neighbors, velocities=None, bath=None, cell=None)` gives the state of the
-    ensemble, `block(state, neighbors, n_records)` makes `n_records * record_every` steps and gives
-    `(state, neighbors, records, overflow)`. Keys, positions and a `Bath` have a leading axis for
-    `replicas`; the default bath is that of `config`. With `config.exchange_every` the state is an
-    `ExchangeState`, and records are in the order of the temperatures. In NPT the lists of `block`
-    are `StrainedLists`, those of `start` the ones within.
+    ensemble, whose forces are NaN: the first block finds them. `block(state, neighbors, n_records)`
+    makes `n_records * record_every` steps and gives `(state, neighbors, records, overflow)`. Keys,
+    positions and a `Bath` have a leading axis for `replicas`; the default bath is that of `config`.
+    With `config.exchange_every` the state is an `ExchangeState`, and records are in the order of
+    the temperatures. In NPT the lists of `block` are `StrainedLists`, those of `start` the ones
+    within.
 
     With `donate_lists` a call of `block` uses up its lists: those that it gives take their memory.
     A block that overflowed is run again with lists made anew, so only who wants to keep the lists
@@ -53,7 +59,8 @@ def make_block(
 
     With `devices` each of them runs an equal part of the replicas.
     """
-    start, step = make_integrator(potential, config)
+    start = make_start(potential, config)
+    step = make_observed_step(potential, config)
     moves = config.ensemble in BAROSTATS
     lists = list_functions(potential, config)
     whole = jax.default_backend() == "cpu" and (devices or potential.kernel is not None)
@@ -64,45 +71,54 @@ def make_block(
         compiler_options=WHOLE_OPERATIONS if whole else None,
     )
 
-    def one_step(_: Any, carry: Any) -> Any:
-        state, neighbors, overflow = carry
-        neighbors = lists.update(neighbors, state)
-        state = step(state, neighbors=lists.of_potential(neighbors))
-        # Checked after the step: the list must have been valid where the force was evaluated.
-        neighbors, bad = lists.check(neighbors, state)
-        return state, neighbors, overflow | bad
+    def record(first: jax.Array, carry: Any) -> Any:
+        def one_step(number: Any, carry: Any) -> Any:
+            state, neighbors, overflow, _ = carry
+            neighbors = lists.update(neighbors, state)
+            own = lists.of_potential(neighbors)
+            state, seen = step(state, own, number == config.record_every - 1, number < 0)
+            # Checked after the step: the list must have been valid where the force was evaluated.
+            neighbors, bad = lists.check(neighbors, state)
+            return state, neighbors, overflow | bad, seen
 
-    def record(carry: Any, _: Any) -> Any:
-        state, neighbors, overflow = jax.lax.fori_loop(0, config.record_every, one_step, carry)
-        energy, uncertainty, pressure = measure(potential, state, lists.of_potential(neighbors))
+        state, neighbors, overflow, seen = jax.lax.fori_loop(
+            jnp.where(first, -1, 0),
+            config.record_every,
+            one_step,
+            (*carry, nothing_seen(potential)),
+        )
+        pressure = pressure_of(potential, state, seen)
         velocity = state.momentum / state.mass
         bath = bath_energy(state)
         cell = state.cell if moves else jnp.zeros((), potential.dtype)
-        energies = (energy, kinetic_energy(state), bath)
-        seen = (state.position, velocity, *energies, uncertainty, pressure, cell)
-        return (state, neighbors, overflow), seen
+        energies = (seen.energy, kinetic_energy(state), bath)
+        recorded = (state.position, velocity, *energies, seen.uncertainty, pressure, cell)
+        return (state, neighbors, overflow), recorded
 
-    def block(state: Any, neighbors: Any, n_records: int) -> Any:
-        clear = jnp.zeros((), bool)
+    def block(state: Any, neighbors: Any, fresh: jax.Array, n_records: int) -> Any:
+        first = fresh & (jnp.arange(n_records) == 0)
+        carry = state, neighbors, jnp.zeros((), bool)
         (state, neighbors, overflow), seen = jax.lax.scan(
-            record, (state, neighbors, clear), None, length=n_records
+            lambda carry, first: record(first, carry), carry, first
         )
         return state, neighbors, seen, overflow
 
     if not replicas:
 
         def single(state: Any, neighbors: Any, n_records: int) -> Any:
-            state, neighbors, seen, overflow = block(state, neighbors, n_records)
+            fresh = lacks_forces(state)
+            state, neighbors, seen, overflow = block(state, neighbors, fresh, n_records)
             return state, neighbors, (*seen, jnp.zeros(n_records, jnp.int32)), overflow
 
         return jax.jit(start), compiled(single)
 
     def side_by_side(state: Any, neighbors: Any, n_records: int) -> Any:
         return over_replicas(
-            lambda own: block(own[0], own[1], n_records),
+            lambda own, fresh: block(own[0], own[1], fresh, n_records),
             (state, neighbors),
             len(potential.numbers),
             devices,
+            together=lambda every: lacks_forces(every[0]),
         )
 
     def many(state: Any, neighbors: Any, n_records: int) -> Any:
@@ -149,20 +165,28 @@ def list_functions(potential: Potential, config: MDConfig) -> ListFunctions:
 
 
 def over_replicas(
-    function: Callable[[Any], Any],
+    function: Callable[..., Any],
     replicas: Any,
     n_atoms: int,
     devices: Sequence[jax.Device] = (),
+    together: Callable[[Any], Any] = lambda every: None,
 ) -> Any:
     """`function` of each replica (leading axis of all arrays), results stacked.
 
-    With `devices` each of them takes an equal part; replicas need nothing of each other.
+    With `devices` each of them takes an equal part; replicas need nothing of each other. Of the
+    replicas of a device `together` makes the second argument of `function`, the same for all.
 
     Under vmap a list would be rebuilt for all replicas in every step, because a branch becomes a
     choice between two computed results. A CPU gains nothing from vmap beyond small systems, so
     there the replicas run one after the other within the compiled loop.
     """
-    every = partial(jax.lax.map, function) if runs_in_turn(n_atoms) else jax.vmap(function)
+
+    def every(replicas: Any) -> Any:
+        shared = together(replicas)
+        if runs_in_turn(n_atoms):
+            return jax.lax.map(lambda own: function(own, shared), replicas)
+        return jax.vmap(function, in_axes=(0, None))(replicas, shared)
+
     if not devices:
         return every(replicas)
     parts = PartitionSpec("replicas")

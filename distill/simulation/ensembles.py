@@ -132,12 +132,18 @@ def _nve(
 ) -> tuple[Callable[..., Any], Callable[..., Any]]:
     from jax_md import simulate, space
 
-    init, step = simulate.nve(potential.forces, space.free()[1], dt=config.timestep)
+    shift = space.free()[1]
+    init, _ = simulate.nve(potential.forces, shift, dt=config.timestep)
 
     def start(
         key: Any, positions: Any, momenta: Any, neighbors: Any, thermal_energy: jax.Array
     ) -> Any:
         return init(key, positions, thermal_energy, mass=mass, momenta=momenta, neighbors=neighbors)
+
+    def step(state: Any, neighbors: Any) -> Any:
+        return simulate.velocity_verlet(
+            potential.forces, shift, config.timestep, state, neighbors=neighbors
+        )
 
     return start, step
 

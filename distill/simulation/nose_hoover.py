@@ -5,6 +5,7 @@ Units of `ensembles`: fs, eV, Å, masses in eV fs²/Å².
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -87,7 +88,8 @@ def nose_hoover(
         inner = simulate.NVTNoseHooverState(
             state.position, state.momentum, state.force, state.mass, state.chain
         )
-        new = chain_step(inner, neighbors=neighbors, kT=state.thermal_energy)
+        # Without its jit, so that what `forces` evaluates is known outside too.
+        new = inspect.unwrap(chain_step)(inner, neighbors=neighbors, kT=state.thermal_energy)
         # What rounding gives to the centre of mass a global thermostat would never take back.
         momentum = without_net_momentum(new.momentum, mass)
         return replace(

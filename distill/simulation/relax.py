@@ -75,7 +75,7 @@ def make_relaxer(
 
     block = jax.jit(
         lambda x, lists, n: over_replicas(
-            lambda own: walk(own[0], own[1], n), (x, lists), len(potential.numbers)
+            lambda own, _: walk(own[0], own[1], n), (x, lists), len(potential.numbers)
         ),
         static_argnums=2,
     )
