@@ -179,8 +179,11 @@ def compare_contacts(
     """All approaches of a structure, by two potentials, ready for JSON.
 
     Args:
-        atoms, closest, step: see `approaches`.
-        student, teacher: label a batch.
+        atoms: see `approaches`.
+        student: labels a batch.
+        teacher: labels a batch.
+        closest: see `approaches`.
+        step: see `approaches`.
         up_to: see `compare_walls`.
         batch_size: structures per call.
 

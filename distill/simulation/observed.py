@@ -2,7 +2,7 @@
 
 Where a frame is recorded, energy, virial and uncertainty are those of the last evaluation of
 forces; and forces at the start of a run are found by a step that stands still. A program with one
-evaluation is compiled in a third of the time of one with three.
+evaluation is compiled in half the time of one with three.
 """
 
 from __future__ import annotations
