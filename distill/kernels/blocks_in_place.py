@@ -40,37 +40,37 @@ def blocks_in_place(pieces: Sequence[Piece], size: int) -> tuple[Any, Any]:
         pieces: one after the other, the first at the beginning.
         size: most rows in a block.
     """
+    sizes = [_block_size(piece.end - piece.start, size) for piece in pieces]
+    # Traced once, for the shapes and for the loop.
+    functions = [jax.jit(piece.function, inline=True) for piece in pieces]
     shapes = [
-        jax.eval_shape(piece.function, _sliced(piece.rows, 0, piece.end - piece.start), 0)
-        for piece in pieces
+        jax.eval_shape(function, _sliced(piece.rows, 0, own), jnp.int32(0))
+        for function, piece, (own, _) in zip(functions, pieces, sizes, strict=True)
     ]
     n_rows = sum(piece.end - piece.start for piece in pieces)
     # Overwritten throughout. A constant would be made, and hold memory, before rows are there.
     anything = jnp.real(jax.tree.leaves(pieces[0].rows)[0].reshape(-1)[0])
     by_row, by_slot = shapes[0]
+    counts = [piece.end - piece.start for piece in pieces]
     found: Any = (
         jax.tree.map(
             lambda leaf: jnp.full((n_rows, *leaf.shape[1:]), anything.astype(leaf.dtype)), by_row
         ),
         jax.tree.map(
-            lambda leaf, *others: jnp.full(
-                sum(own.size for own in (leaf, *others)), anything.astype(leaf.dtype)
+            lambda *leaves: jnp.full(
+                sum(n * leaf.shape[1] for n, leaf in zip(counts, leaves, strict=True)),
+                anything.astype(leaves[0].dtype),
             ),
-            by_slot,
-            *[own for _, own in shapes[1:]],
+            *[own for _, own in shapes],
         ),
     )
-    for piece in pieces:
-        count = piece.end - piece.start
-        n_blocks = -(-count // size)
-        if n_blocks == 1 and count > size // 2 and count % 16 == 0:
-            n_blocks = 2  # Without a loop the compiler holds more temporary arrays at once.
-        even = -(-count // n_blocks)
-        own = min(count, size, -(-even // 8) * 8)
+    for piece, function, (own, n_blocks) in zip(pieces, functions, sizes, strict=True):
 
-        def block(number: Any, found: Any, piece: Piece = piece, own: int = own) -> Any:
-            begin = jnp.minimum(piece.start + number * own, piece.end - own)
-            rows, slots = piece.function(_sliced(piece.rows, begin, own), begin)
+        def block(
+            number: Any, found: Any, piece: Piece = piece, function: Any = function, own: int = own
+        ) -> Any:
+            begin = jnp.minimum(piece.start + number * own, piece.end - own).astype(jnp.int32)
+            rows, slots = function(_sliced(piece.rows, begin, own), begin)
             by_row, by_slot = found
             return (
                 jax.tree.map(
@@ -91,6 +91,15 @@ def blocks_in_place(pieces: Sequence[Piece], size: int) -> tuple[Any, Any]:
 
         found = block(0, found) if n_blocks == 1 else jax.lax.fori_loop(0, n_blocks, block, found)
     return found[0], found[1]
+
+
+def _block_size(count: int, size: int) -> tuple[int, int]:
+    """Rows of a block, and how many blocks."""
+    n_blocks = -(-count // size)
+    if n_blocks == 1 and count > size // 2 and count % 16 == 0:
+        n_blocks = 2  # Without a loop the compiler holds more temporary arrays at once.
+    even = -(-count // n_blocks)
+    return min(count, size, -(-even // 8) * 8), n_blocks
 
 
 def _sliced(rows: Any, begin: Any, count: int) -> Any:
