@@ -99,13 +99,14 @@ def grouped_functions(
         found = _evaluate(weights, kernel, extended, given, wanted)
         energies, features, gradient, virials = found
         kinds = np.concatenate([rows_of_part.species for rows_of_part in given])
-        results = energies, None if beside is None else beside(features, kinds), virials
+        expected = None if beside is None else beside(features, kinds)
         if not shares:
             forces = gathered_forces(gradient, nbrs.reverse, parts)
         else:
             forces = shared_forces(gradient, nbrs.reverse, parts, shares)
-            results = jax.tree.map(partial(_spread, shares), results)
-        energies, expected, virials = results
+            energies, expected = jax.tree.map(partial(_spread, shares), (energies, expected))
+            if virials is not None:
+                virials = _by_share(shares, virials, Share.counted)
         return RowResults(energies, expected, forces, None if virials is None else virials.sum(0))
 
     evaluate: Callable[..., Any] = partial(of_rows, None)
@@ -140,8 +141,14 @@ def _if_asked(wanted: Any, beside: Callable[..., jax.Array], *given: Any) -> jax
 
 def _spread(shares: Sequence[Share], by_row: jax.Array) -> jax.Array:
     """Results of all rows, `[n, ...]`, from those of a device: zero where another one counts."""
+    return _by_share(shares, by_row, Share.spread)
+
+
+def _by_share(
+    shares: Sequence[Share], by_row: jax.Array, function: Callable[[Share, jax.Array], jax.Array]
+) -> jax.Array:
     own = split_rows(by_row, [len(share.elements) for share in shares])
-    return jnp.concatenate([share.spread(rows) for share, rows in zip(shares, own, strict=True)])
+    return jnp.concatenate([function(share, rows) for share, rows in zip(shares, own, strict=True)])
 
 
 def _evaluate(

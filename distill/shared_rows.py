@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.flatten_util import ravel_pytree
 from jax.sharding import Mesh, PartitionSpec
 
 from distill.kernels.moment_blocks import element_runs
@@ -77,14 +78,21 @@ class Share:
 
         return jax.tree.map(take, arrays)
 
+    def counted(self, array: jax.Array) -> jax.Array:
+        """The rows of this share, `[b, ...]`, zero where another share counts."""
+        counts = []
+        for run in self._runs:
+            row = run.begin + jnp.arange(run.size)
+            counts.append((row >= run.first) & (row < run.end))
+        mask = jnp.concatenate(counts).reshape(-1, *[1] * (array.ndim - 1))
+        return jnp.where(mask, array, 0)
+
     def spread(self, array: jax.Array) -> jax.Array:
         """`[n, ...]` from the rows of this share, `[b, ...]`: zero where another share counts."""
         found = jnp.zeros((self._n_rows, *array.shape[1:]), array.dtype)
+        counted = self.counted(array)
         for run in self._runs:
-            row = run.begin + jnp.arange(run.size)
-            counts = (row >= run.first) & (row < run.end)
-            own = array[run.place : run.place + run.size]
-            own = jnp.where(counts.reshape(-1, *[1] * (own.ndim - 1)), own, 0)
+            own = counted[run.place : run.place + run.size]
             there = jax.lax.dynamic_slice_in_dim(found, run.begin, run.size)
             found = jax.lax.dynamic_update_slice_in_dim(found, there + own, run.begin, 0)
         return found
@@ -160,7 +168,9 @@ def on_devices(
 
     def together(positions: Any, lists: Any, cell: Any, *settings: Any) -> Any:
         def added(share: Share, positions: Any, lists: Any, cell: Any) -> Any:
-            return jax.lax.psum(function(share, positions, lists, cell, *settings), AXIS)
+            # Devices wait for each other at every sum: one for all arrays.
+            found, back = ravel_pytree(function(share, positions, lists, cell, *settings))
+            return back(jax.lax.psum(found, AXIS))
 
         cell = jnp.asarray(cell, positions.dtype)
         return with_shares(added, rows, devices)(positions, lists, cell)

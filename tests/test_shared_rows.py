@@ -121,7 +121,7 @@ def check_two_parts(count: int) -> None:
 
 def check_runs(count: int) -> None:
     atoms = water_box(2)
-    make = partial(small_student(**OPTIONS).potential, atoms, dtype=np.float64)
+    make = partial(with_uncertainty().potential, atoms, dtype=np.float64)
     md = MDConfig(ensemble="nve", steps=20, record_every=10, block_steps=10)
     shared = make(devices=jax.devices()[:count])
     expected, found = (
@@ -129,6 +129,8 @@ def check_runs(count: int) -> None:
     )
     np.testing.assert_allclose(found.positions, expected.positions, rtol=0, atol=1e-8)
     np.testing.assert_allclose(found.pressure, expected.pressure, rtol=1e-6)
+    np.testing.assert_allclose(found.uncertainty, expected.uncertainty, rtol=1e-6)
+    assert (expected.uncertainty > 0).all()
 
 
 def check_restart(count: int, folder: Path) -> None:
