@@ -12,8 +12,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.kernels.element_weights import ElementWeights
 from distill.kernels.invariants import triple_terms
-from distill.kernels.moment import ElementWeights, MomentWeights
+from distill.kernels.moment import MomentWeights
 
 MIN_MATRIX = 16
 """Smallest side of a matrix that Triton multiplies."""

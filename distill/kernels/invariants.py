@@ -43,7 +43,7 @@ def invariants(densities: Densities, n_channels: int) -> jax.Array:
 def invariants_gradient(densities: Densities, n_channels: int, weights: jax.Array) -> Densities:
     """Derivative of `sum_I weights[:, I] invariants[:, I]` by the densities, of their shapes."""
     n_pairs = n_channels * (n_channels + 1) // 2
-    index = _symmetric_index(n_channels)
+    index = symmetric_index(n_channels)
     # Equal channels count twice: their product is a square.
     twice = jnp.asarray(1.0 + np.eye(n_channels), weights.dtype)
     gradients = []
@@ -70,7 +70,10 @@ def triple_products(components: list[jax.Array], max_l: int) -> list[jax.Array]:
     """Invariants of three densities, from their components of each (l, m), all of one shape."""
     found = []
     for terms in triple_terms(max_l):
-        products = [v * components[i] * components[j] * components[k] for i, j, k, v in terms]
+        by_last: dict[int, list[jax.Array]] = {}
+        for i, j, k, value in terms:
+            by_last.setdefault(k, []).append(value * components[i] * components[j])
+        products = [components[k] * sum(own[1:], own[0]) for k, own in by_last.items()]
         found.append(sum(products[1:], products[0]))
     return found
 
@@ -81,13 +84,14 @@ def triples_gradient(
     """Derivative of the sum of `weights` times `triple_products` by each of the components."""
     gradients: list[jax.Array] = [jnp.zeros_like(own) for own in components]
     for own, terms in zip(weights, triple_terms(max_l), strict=bool(weights)):
-        collected: dict[int, jax.Array] = {}
+        collected: dict[int, dict[tuple[int, int], float]] = {}
         for i, j, k, value in terms:
-            for target, one, other in ((i, j, k), (j, i, k), (k, i, j)):
-                product = value * components[one] * components[other]
-                collected[target] = collected[target] + product if target in collected else product
-        for target, total in collected.items():
-            gradients[target] = gradients[target] + own * total
+            for target, others in ((i, (j, k)), (j, (i, k)), (k, (i, j))):
+                pairs = collected.setdefault(target, {})
+                pairs[others] = pairs.get(others, 0.0) + value
+        for target, pairs in collected.items():
+            products = [v * components[i] * components[j] for (i, j), v in pairs.items()]
+            gradients[target] = gradients[target] + own * sum(products[1:], products[0])
     return gradients
 
 
@@ -98,27 +102,22 @@ def _components(densities: Densities, n_channels: int) -> list[jax.Array]:
 
 @lru_cache
 def triple_terms(max_l: int) -> list[list[tuple[int, int, int, float]]]:
-    """For each invariant of three: components (counted over all l) and their constants."""
+    """For each invariant of three: components (counted over all l, sorted) and their constants."""
     found = []
     for path in coupling_paths(max_l):
         constants = coupling(path)
         starts = [degree**2 for degree in path]
-        found.append(
-            [
-                (
-                    starts[0] + int(i),
-                    starts[1] + int(j),
-                    starts[2] + int(k),
-                    float(constants[i, j, k]),
-                )
-                for i, j, k in zip(*np.nonzero(constants), strict=True)
-            ]
-        )
+        # Components of equal degrees change places without a change of the product.
+        summed: dict[tuple[int, int, int], float] = {}
+        for place in zip(*np.nonzero(constants), strict=True):
+            i, j, k = sorted(s + int(own) for s, own in zip(starts, place, strict=True))
+            summed[i, j, k] = summed.get((i, j, k), 0.0) + float(constants[place])
+        found.append([(*components, value) for components, value in summed.items()])
     return found
 
 
 @lru_cache
-def _symmetric_index(n_channels: int) -> np.ndarray:
+def symmetric_index(n_channels: int) -> np.ndarray:
     """Where the product of channels (c, d) stands among those with c <= d, `[C, C]`."""
     rows, columns = np.triu_indices(n_channels)
     index = np.zeros((n_channels, n_channels), np.int32)

@@ -16,25 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from distill.kernels.contract import Species
-from distill.kernels.invariants import Densities, invariants, invariants_gradient
+from distill.kernels.density_energies import Energies, energies_by_rows
+from distill.kernels.element_weights import ElementWeights, affine, affine_transposed
+from distill.kernels.invariants import Densities
 from distill.kernels.pair_slopes import Slopes, cartesian, pair_basis, slopes_by_products
 from distill.kernels.pair_terms import PairTerms, pair_terms
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class ElementWeights:
-    """A linear map that knows the element of the central atom.
-
-    Attributes:
-        kernel: `[S, in, out]`, or `[1, in, out]` if the elements share it.
-        factor: `[S, out]` on the result, or None.
-        bias: `[S, out]`, or None.
-    """
-
-    kernel: jax.Array
-    factor: jax.Array | None = None
-    bias: jax.Array | None = None
 
 
 @jax.tree_util.register_dataclass
@@ -113,11 +99,13 @@ def moment_terms(
     terms: PairTerms,
     neighbor_species: np.ndarray,
     species: Species,
+    energies_of: Callable[..., Energies] = energies_by_rows,
     slopes_of: Callable[..., Slopes] = slopes_by_products,
 ) -> tuple[jax.Array, jax.Array, Slopes]:
     """Energies, last features and the gradient by distance and unit vector; see `moment_rows`.
 
-    `slopes_of` is one of the two functions of `pair_slopes`.
+    `energies_of` is one of the two functions of `density_energies`, `slopes_of` one of those of
+    `pair_slopes`.
     """
     groups = slot_groups(neighbor_species)
     bases = [pair_basis(terms, slots, weights.n_radial, weights.max_l) for _, slots in groups]
@@ -133,12 +121,7 @@ def moment_terms(
         affine(own, species, radial_maps[degree])
         for degree, own in enumerate(jnp.split(moments, ends, axis=1))
     ]
-    raw = invariants(densities, weights.n_channels)
-    energies, back, features = jax.vjp(
-        lambda values: _network(weights, values, species), raw, has_aux=True
-    )
-    (by_invariants,) = back(jnp.ones_like(energies))
-    by_densities = invariants_gradient(densities, weights.n_channels, by_invariants)
+    energies, features, by_densities = energies_of(weights, densities, species, terms.x)
     by_moments = jnp.concatenate(
         [
             affine_transposed(own, species, radial_maps[degree])
@@ -148,44 +131,6 @@ def moment_terms(
     )
     by_group = _from_features(by_moments, weights.neighbors, elements)
     return energies, features, slopes_of(bases, by_group, weights.max_l)
-
-
-def affine(x: jax.Array, species: Species, weights: ElementWeights) -> jax.Array:
-    """`[b, ..., in] -> [b, ..., out]` with the weights of each row's element."""
-    one = _single(species)
-    if one is not None:
-        y = x @ weights.kernel[one if len(weights.kernel) > 1 else 0]
-    elif len(weights.kernel) == 1:
-        y = x @ weights.kernel[0]
-    else:
-        # All elements for all rows, then a choice: dense, without a gather of weights.
-        every = jnp.einsum("b...i,sio->b...so", x, weights.kernel)
-        y = (every * _chosen(species, weights, x)[..., None]).sum(-2)
-    if weights.factor is not None:
-        y = y * _rows(weights.factor, species, y)
-    return y if weights.bias is None else y + _rows(weights.bias, species, y)
-
-
-def affine_transposed(y: jax.Array, species: Species, weights: ElementWeights) -> jax.Array:
-    """Transpose of the linear part of `affine`, `[b, ..., out] -> [b, ..., in]`."""
-    if weights.factor is not None:
-        y = y * _rows(weights.factor, species, y)
-    one = _single(species)
-    if one is not None:
-        return y @ weights.kernel[one if len(weights.kernel) > 1 else 0].T
-    if len(weights.kernel) == 1:
-        return y @ weights.kernel[0].T
-    spread = y[..., None, :] * _chosen(species, weights, y)[..., None]
-    return jnp.einsum("b...so,sio->b...i", spread, weights.kernel)
-
-
-def _network(
-    weights: MomentWeights, raw: jax.Array, species: Species
-) -> tuple[jax.Array, jax.Array]:
-    x = (raw - _rows(weights.mean, species, raw)) / _rows(weights.scale, species, raw)
-    for layer in weights.layers[:-1]:
-        x = jax.nn.silu(affine(x, species, layer))
-    return affine(x, species, weights.layers[-1])[:, 0] * weights.energy_scale, x
 
 
 def _to_features(
@@ -223,23 +168,3 @@ def _radial_maps(weights: MomentWeights, elements: list[int]) -> tuple[ElementWe
         return split[:, np.asarray(elements, np.int32)].reshape(len(kernel), -1, kernel.shape[-1])
 
     return tuple(replace(own, kernel=chosen(own.kernel)) for own in weights.radial)
-
-
-def _single(species: Species) -> int | None:
-    """The element of all rows where that is static."""
-    if isinstance(species, np.ndarray) and len(species) and (species == species[0]).all():
-        return int(species[0])
-    return None
-
-
-def _rows(table: jax.Array, species: Species, like: jax.Array) -> jax.Array:
-    """Rows of `table` `[S, out]` by element, with axes to stand beside `like` `[b, ..., out]`."""
-    one = _single(species)
-    rows = table[one][None] if one is not None else table[species]
-    return rows.reshape(len(rows), *(1,) * (like.ndim - 2), -1)
-
-
-def _chosen(species: Species, weights: ElementWeights, like: jax.Array) -> jax.Array:
-    """One-hot elements `[b, ..., S]`, with axes to stand beside `like`."""
-    hot = jax.nn.one_hot(species, len(weights.kernel), dtype=like.dtype)
-    return hot.reshape(len(hot), *(1,) * (like.ndim - 2), -1)

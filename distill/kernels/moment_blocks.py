@@ -12,6 +12,7 @@ import numpy as np
 
 from distill.kernels.blocks_in_place import Piece, blocks_in_place
 from distill.kernels.contract import Species
+from distill.kernels.density_energies import energies_by_columns
 from distill.kernels.kept import if_wanted, kept
 from distill.kernels.moment import MomentWeights, moment_terms
 from distill.kernels.packed import Packed, pack, unpack
@@ -117,7 +118,9 @@ def _block(
     ends = weights.cutoff, weights.angular_cutoff
     terms = kept(lambda: component_terms(x, y, z, *ends), x)
     own = np.full(len(terms.x), element)
-    energies, features, slopes = moment_terms(weights, terms, neighbor_species, own, slopes_by_sums)
+    energies, features, slopes = moment_terms(
+        weights, terms, neighbor_species, own, energies_by_columns, slopes_by_sums
+    )
     return energies, features, gradient_of(terms, slopes, vectors)
 
 
