@@ -116,7 +116,7 @@ def _block(
     vectors = kept(lambda: vectors_of(rows), jax.tree.leaves(rows)[-1])
     x, y, z = vectors
     ends = weights.cutoff, weights.angular_cutoff
-    terms = kept(lambda: component_terms(x, y, z, *ends), x)
+    terms = component_terms(x, y, z, *ends, keep=partial(kept, like=x))
     own = np.full(len(terms.x), element)
     energies, features, slopes = moment_terms(
         weights, terms, neighbor_species, own, energies_by_columns, slopes_by_sums

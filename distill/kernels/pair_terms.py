@@ -8,7 +8,9 @@ argument never leaves half a period and library functions cost more than everyth
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -49,6 +51,10 @@ class PairTerms:
     angular_slope: jax.Array | None = None
 
 
+def _as_it_is(function: Callable[[], Any]) -> Any:
+    return function()
+
+
 def pair_terms(displacements: jax.Array, cutoff: float, angular_cutoff: float = 0.0) -> PairTerms:
     """Terms of pairs with displacements `[..., 3]` in Å."""
     x, y, z = (displacements[..., axis] for axis in range(3))
@@ -56,36 +62,56 @@ def pair_terms(displacements: jax.Array, cutoff: float, angular_cutoff: float = 
 
 
 def component_terms(
-    x: jax.Array, y: jax.Array, z: jax.Array, cutoff: float, angular_cutoff: float = 0.0
+    x: jax.Array,
+    y: jax.Array,
+    z: jax.Array,
+    cutoff: float,
+    angular_cutoff: float = 0.0,
+    keep: Callable[[Callable[[], Any]], Any] = _as_it_is,
 ) -> PairTerms:
     """Terms of pairs with displacements `x`, `y`, `z`, of one shape each, in Å.
 
-    `angular_cutoff` is that of the harmonics of l > 0; 0 for none of their own.
+    `angular_cutoff` is that of the harmonics of l > 0; 0 for none of their own. `keep` gives what a
+    function gives; it may see to it that arrays with several users are written, see `kept`.
     """
-    squared = x * x + y * y + z * z + TINY_DISTANCE_SQUARED
-    inverse = jax.lax.rsqrt(squared)
-    share = jnp.minimum(squared * inverse * (1.0 / cutoff), 1.0)
-    sine, cosine = sine_and_cosine(share)
-    envelope, slope = _envelope(share, cutoff)
-    angular: tuple[jax.Array, ...] = ()
-    if angular_cutoff:
-        near = jnp.minimum(squared * inverse * (1.0 / angular_cutoff), 1.0)
-        angular = _envelope(near, angular_cutoff)
-    norm, wave = (2.0 / cutoff) ** 0.5, math.pi / cutoff
-    scale = norm * envelope * inverse
-    scale_slope = norm * slope * inverse - scale * inverse
-    return PairTerms(
-        twice_cosine=2.0 * cosine,
-        first=scale * sine,
-        twice_cosine_slope=-2.0 * wave * sine,
-        first_slope=scale_slope * sine + scale * wave * cosine,
-        x=x * inverse,
-        y=y * inverse,
-        z=z * inverse,
-        inverse_distance=inverse,
-        angular=angular[0] if angular else None,
-        angular_slope=angular[1] if angular else None,
-    )
+
+    def distances() -> tuple[jax.Array, jax.Array]:
+        squared = x * x + y * y + z * z + TINY_DISTANCE_SQUARED
+        inverse = jax.lax.rsqrt(squared)
+        return squared * inverse, inverse
+
+    distance, inverse = keep(distances)
+
+    def functions() -> tuple[Any, ...]:
+        share = jnp.minimum(distance * (1.0 / cutoff), 1.0)
+        angular: tuple[jax.Array | None, ...] = None, None
+        if angular_cutoff:
+            near = jnp.minimum(distance * (1.0 / angular_cutoff), 1.0)
+            angular = _envelope(near, angular_cutoff)
+        return half_angle(share), _envelope(share, cutoff), angular
+
+    half, (envelope, slope), angular = keep(functions)
+
+    def terms() -> PairTerms:
+        sine, cosine = doubled(*half)
+        norm, wave = (2.0 / cutoff) ** 0.5, math.pi / cutoff
+        scale = norm * envelope * inverse
+        scale_slope = norm * slope * inverse - scale * inverse
+        return PairTerms(
+            twice_cosine=2.0 * cosine,
+            first=scale * sine,
+            twice_cosine_slope=-2.0 * wave * sine,
+            first_slope=scale_slope * sine + scale * wave * cosine,
+            x=x * inverse,
+            y=y * inverse,
+            z=z * inverse,
+            inverse_distance=inverse,
+            angular=angular[0],
+            angular_slope=angular[1],
+        )
+
+    found: PairTerms = keep(terms)
+    return found
 
 
 def _envelope(share: jax.Array, cutoff: float) -> tuple[jax.Array, jax.Array]:
@@ -99,11 +125,19 @@ def _envelope(share: jax.Array, cutoff: float) -> tuple[jax.Array, jax.Array]:
 
 def sine_and_cosine(share: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`sin(pi share)` and `cos(pi share)` for shares from 0 to 1, to the precision of the dtype."""
-    # From half the angle, whose Taylor series converge at once.
+    return doubled(*half_angle(share))
+
+
+def half_angle(share: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sine and cosine of half the angle, whose Taylor series converge at once."""
     terms = 12 if share.dtype == jnp.float64 else 7
     square = share * share
     sine = share * _series([_half_turn(2 * k + 1) * (-1) ** k for k in range(terms)], square)
-    cosine = _series([_half_turn(2 * k) * (-1) ** k for k in range(terms + 1)], square)
+    return sine, _series([_half_turn(2 * k) * (-1) ** k for k in range(terms + 1)], square)
+
+
+def doubled(sine: jax.Array, cosine: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Sine and cosine of twice an angle."""
     return 2.0 * sine * cosine, 1.0 - 2.0 * sine * sine
 
 
