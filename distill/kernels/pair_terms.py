@@ -92,26 +92,17 @@ def component_terms(
 
     half, (envelope, slope), angular = keep(functions)
 
-    def terms() -> PairTerms:
+    def terms() -> tuple[tuple[jax.Array, ...], ...]:
         sine, cosine = doubled(*half)
         norm, wave = (2.0 / cutoff) ** 0.5, math.pi / cutoff
         scale = norm * envelope * inverse
         scale_slope = norm * slope * inverse - scale * inverse
-        return PairTerms(
-            twice_cosine=2.0 * cosine,
-            first=scale * sine,
-            twice_cosine_slope=-2.0 * wave * sine,
-            first_slope=scale_slope * sine + scale * wave * cosine,
-            x=x * inverse,
-            y=y * inverse,
-            z=z * inverse,
-            inverse_distance=inverse,
-            angular=angular[0],
-            angular_slope=angular[1],
-        )
+        first_slope = scale_slope * sine + scale * wave * cosine
+        waves = 2.0 * cosine, scale * sine, -2.0 * wave * sine, first_slope
+        return waves, (x * inverse, y * inverse, z * inverse)
 
-    found: PairTerms = keep(terms)
-    return found
+    waves, directions = keep(terms)
+    return PairTerms(*waves, *directions, inverse, *angular)
 
 
 def _envelope(share: jax.Array, cutoff: float) -> tuple[jax.Array, jax.Array]:
