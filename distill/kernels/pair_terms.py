@@ -102,7 +102,8 @@ def component_terms(
         return waves, (x * inverse, y * inverse, z * inverse)
 
     waves, directions = keep(terms)
-    return PairTerms(*waves, *directions, inverse, *angular)
+    every = (*waves, *directions, inverse, *angular)
+    return PairTerms(*every)
 
 
 def _envelope(share: jax.Array, cutoff: float) -> tuple[jax.Array, jax.Array]:
