@@ -22,7 +22,6 @@ from distill.kernels.kept import if_wanted
 from distill.kernels.moment_blocks import Components, RowsOfWidth, moment_blocks_in_place
 from distill.kernels.packed import Packed, pack, unpack
 from distill.neighbors.grouped import GroupedList, extended_positions, grouped_list
-from distill.neighbors.margins import thermal_margins
 from distill.neighbors.parts import split_rows
 from distill.shared_rows import Share, on_devices, with_shares
 
@@ -74,8 +73,7 @@ def grouped_functions(
     `blocked` takes its vectors chunk by chunk; any other kernel gets those of all rows at once.
     """
     cell = np.asarray(atoms.cell.array)
-    margins = thermal_margins(atoms.numbers, species, skin)
-    lists = grouped_list(cell, atoms.pbc, species, weights.cutoff, skin, margins=margins)
+    lists = grouped_list(cell, atoms.pbc, species, weights.cutoff, skin=skin)
     rows = np.sort(lists.species)
 
     def allocate(positions: jax.Array, previous: GroupedList | None = None) -> GroupedList:

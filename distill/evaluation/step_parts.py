@@ -19,9 +19,7 @@ from distill.evaluation.roofline import Work, count_flops, size_in_bytes
 from distill.gathered_forces import gathered_forces
 from distill.kernels import Kernel, RowModel
 from distill.kernels.packed import Packed, pack, unpack
-from distill.neighbors.device import DEFAULT_SKIN
 from distill.neighbors.grouped import extended_positions, grouped_list
-from distill.neighbors.margins import thermal_margins
 from distill.neighbors.parts import split_rows
 from distill.potential import Potential
 from distill.simulation import MDConfig, make_block, make_integrator
@@ -53,9 +51,7 @@ class Part:
 def dense_parts(student: Student, atoms: Atoms, kernel: Kernel) -> list[Part]:
     """Gather of the displacements, kernel, and assembly of the forces, in float32."""
     cell, n = np.asarray(atoms.cell.array), len(atoms)
-    species = student.species(atoms.numbers)
-    margins = thermal_margins(atoms.numbers, species, DEFAULT_SKIN)
-    lists = grouped_list(cell, atoms.pbc, species, student.cutoff, margins=margins)
+    lists = grouped_list(cell, atoms.pbc, student.species(atoms.numbers), student.cutoff)
     positions = jnp.asarray(atoms.positions, jnp.float32)
     nbrs = lists.allocate(positions)
     parts = nbrs.layout.parts

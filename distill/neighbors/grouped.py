@@ -11,7 +11,6 @@ have fewer slots than the fullest, see `parts`. Capacities, overflow and stalene
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -25,9 +24,9 @@ from distill.graph import PADDING_DISTANCE
 from distill.neighbors.build import build, search
 from distill.neighbors.candidates import Layout
 from distill.neighbors.cell import periodic_cell
-from distill.neighbors.device import DEFAULT_SKIN, next_rebuild_fraction
+from distill.neighbors.device import DEFAULT_SKIN, largest_move, next_rebuild_fraction
 from distill.neighbors.division import UNDIVIDED, Division
-from distill.neighbors.host import pair_distances
+from distill.neighbors.host import neighbor_table
 from distill.neighbors.layouts import choose_groups, choose_layout
 from distill.neighbors.parts import rows_of
 from distill.neighbors.search import Geometry
@@ -61,9 +60,9 @@ class GroupedList:
         lacking: `[3 + 2 S]` bool, which buffers were too small at some update since the allocation:
             images, rows of a grid cell, candidates, slots of each group, widest rows of each
             species. The list has no pairs then.
-        stale: `()` bool, at some update an atom had moved more than its margin (or to NaN), so the
-            list in use until then may have missed pairs.
-        rebuild_fraction: `()`, half the share of its margin that an atom may move before a rebuild.
+        stale: `()` bool, at some update an atom had moved more than half the skin (or to NaN), so
+            the list in use until then may have missed pairs.
+        rebuild_fraction: `()`, share of the skin that an atom may move before a rebuild.
         layout: static sizes.
     """
 
@@ -107,7 +106,6 @@ class GroupedSearch:
     geometry: Geometry
     species_bytes: bytes
     skin: float
-    margins: tuple[float, ...]
     capacity_multiplier: float
 
     @property
@@ -181,9 +179,9 @@ class GroupedSearch:
         """The list for `positions` `[n, 3]`: rebuilt if an atom moved far enough, else as it was.
 
         Pure and jittable; shapes and treedef stay, so the list can be the carry of a loop. The
-        rebuild comes when an atom moved by twice `rebuild_fraction` of its margin: what is left of
-        that is for the step taken after the update. No gradient flows through. `division` says what
-        each of several devices does.
+        rebuild comes at `rebuild_fraction` of the skin: what is left up to half of it is for the
+        step taken after the update. No gradient flows through. `division` says what each of several
+        devices does.
         """
         if positions.shape != nbrs.reference_positions.shape:
             raise ValueError(
@@ -200,23 +198,15 @@ class GroupedSearch:
 
         nbrs = replace(nbrs, stale=nbrs.stale | self.is_stale(nbrs, now))
         # False for NaN: positions that are lost must not look like a buffer that is too small.
-        moved = self._largest_move(nbrs, now) > nbrs.rebuild_fraction * self.skin
+        moved = largest_move(nbrs, now) > nbrs.rebuild_fraction * self.skin
         return jax.lax.cond(moved, rebuild, lambda old: old, nbrs)
 
     def is_stale(self, nbrs: GroupedList, positions: jax.Array) -> jax.Array:
-        """`()` bool: an atom moved more than its margin (or to NaN) since the list was built.
+        """`()` bool: an atom moved more than half the skin (or to NaN) since the list was built.
 
         Pairs within the cutoff may then be missing from the list.
         """
-        return ~(self._largest_move(nbrs, positions) <= 0.5 * self.skin)
-
-    def _largest_move(self, nbrs: GroupedList, positions: jax.Array) -> jax.Array:
-        """Å, `()`, as if the margins of all atoms were half the skin; NaN if a position is."""
-        scales = 0.5 * self.skin / np.asarray(self.margins)[self.species]
-        squared = jnp.sum((positions - nbrs.reference_positions) ** 2, axis=-1)
-        if (scales != 1).any():
-            squared = squared * jnp.asarray(scales**2, squared.dtype)
-        return jnp.sqrt(jnp.max(squared))
+        return ~(largest_move(nbrs, positions) <= 0.5 * self.skin)
 
     def _counts(
         self, layout: Layout, points: np.ndarray, start: jax.Array, center: jax.Array
@@ -228,13 +218,11 @@ class GroupedSearch:
             counts = np.empty_like(by_row)
             counts[:, order] = by_row
             return counts
-        geometry, n_species = self.geometry, len(self.rows)
-        where = points, geometry.matrix, geometry.pbc, geometry.radius
-        first, second, distances = pair_distances(*where)
-        kinds = species[second]
-        near = distances < geometry.pair_radii(n_species)[species[first], kinds]
-        groups = kinds[near] * len(points) + first[near]
-        return np.bincount(groups, minlength=n_species * len(points)).reshape(n_species, -1)
+        table = neighbor_table(
+            points, self.geometry.matrix, self.geometry.pbc, self.geometry.radius
+        )
+        others = np.append(species, -1)[table.neighbors]
+        return np.stack([(others == kind).sum(axis=1) for kind in range(len(self.rows))])
 
 
 def grouped_list(
@@ -244,7 +232,6 @@ def grouped_list(
     cutoff: float,
     skin: float = DEFAULT_SKIN,
     capacity_multiplier: float = 1.1,
-    margins: Sequence[float] | None = None,
 ) -> GroupedSearch:
     """Set up grouped neighbour lists for a fixed cell and fixed species.
 
@@ -256,14 +243,11 @@ def grouped_list(
         skin: Å, added to the cutoff so that a list serves several steps.
         capacity_multiplier: room for neighbours to come, times the largest count; of the rows with
             fewer slots three quarters of that room above the mean.
-        margins: `[S]`, Å, how far atoms of each species may move until a list may lack pairs, at
-            most half the skin, which is the default; pairs are found within the cutoff and the
-            margins of both atoms. See `distill.neighbors.margins`.
 
     Raises:
         UnsupportedStructureError: the cell is singular along a periodic direction.
-        ValueError: cutoff, skin or margins are not positive, margins are too many, too few or too
-            large, the multiplier is below 1, or the species are not a list of such numbers.
+        ValueError: cutoff or skin are not positive, the multiplier is below 1, or the species are
+            not a list of such numbers.
     """
     if not (0 < cutoff < math.inf and 0 < skin < math.inf and capacity_multiplier >= 1):
         raise ValueError(
@@ -273,24 +257,15 @@ def grouped_list(
     kinds = np.asarray(species)
     if kinds.ndim != 1 or kinds.size == 0 or kinds.dtype.kind not in "iu" or kinds.min() < 0:
         raise ValueError("species must be a list of whole numbers that are not negative")
-    half = 0.5 * float(skin)
-    n_species = int(kinds.max()) + 1
-    allowed = (half,) * n_species if margins is None else tuple(float(m) for m in margins)
-    if len(allowed) != n_species or not all(0 < margin <= half for margin in allowed):
-        raise ValueError(
-            f"margins must be {n_species} lengths, above 0 and at most half the skin, {half:g} Å, "
-            f"not {list(allowed)}"
-        )
-    nearer = tuple(half - margin for margin in allowed)
     full_cell, periodic = periodic_cell(cell, pbc)
     geometry = Geometry(
         cell=tuple(tuple(row) for row in full_cell.tolist()),
         pbc=tuple(periodic.tolist()),
         radius=float(cutoff) + float(skin),
-        nearer=nearer if any(nearer) else (),
     )
-    species_bytes = kinds.astype(np.int32).tobytes()
-    return GroupedSearch(geometry, species_bytes, float(skin), allowed, float(capacity_multiplier))
+    return GroupedSearch(
+        geometry, kinds.astype(np.int32).tobytes(), float(skin), float(capacity_multiplier)
+    )
 
 
 def extended_positions(nbrs: GroupedList, positions: jax.Array, cell: Any) -> jax.Array:

@@ -81,22 +81,14 @@ def find_reach(
     own = candidates.starts[species, middle, rows.cells] + in_cell
     own = own + jnp.asarray((WORD * first_word)[species], jnp.int32)
     own = jnp.where(home < n, own[at], -1)
-    dtype = rows.local[0].dtype
-    squares = (layout.grid.geometry.pair_radii(len(words)) ** 2).astype(dtype)
-    kinds = np.repeat(np.arange(len(words)), words)
-    # One number where pairs of all species reach equally far, else one for each row and species.
-    if (squares == squares[0, 0]).all():
-        limits, kinds = jnp.asarray(squares[0, :1]), np.zeros_like(kinds)
-    else:
-        limits = jnp.asarray(squares)[:, jnp.asarray(species, jnp.int32)[at]]
+    limit = jnp.asarray(layout.grid.geometry.radius**2, rows.local[0].dtype)
 
     def word(given: tuple[jax.Array, ...]) -> jax.Array:
-        index, kind, *arrays = given
+        index, *arrays = given
         local, steps = arrays[:3], arrays[3:]
         found = jnp.zeros((own_cells, width), jnp.uint32)
-        limit = limits[kind]
         for bit in range(WORD):
-            squared = jnp.zeros((), dtype)
+            squared = jnp.zeros((), limit.dtype)
             for x, u, d in zip(places, local, steps, strict=True):
                 squared = squared + ((u[bit][:, None] - x) + d[bit][:, None]) ** 2
             found = found | jnp.where(squared < limit, jnp.uint32(1 << bit), jnp.uint32(0))
@@ -109,13 +101,13 @@ def find_reach(
     at = jnp.minimum(others, n - 1)
     there = [jnp.where(others < n, x[at], FAR) for x in rows.local]
     step = division.part(candidates.packed, 1) & layout.step_mask
-    offsets = layout.grid.offsets.astype(dtype)
+    offsets = layout.grid.offsets.astype(limit.dtype)
     there += [jnp.asarray(offsets[:, axis])[step] for axis in range(3)]
     arrays = [x.reshape(-1, WORD, own_cells) for x in there]
     # A loop over words keeps large arrays in the cache; for small ones it is what takes time.
     few = words.sum() * n_cells * width <= FEW
     over_words = jax.vmap(word) if few else partial(jax.lax.map, word)
-    found = over_words((jnp.arange(words.sum(), dtype=jnp.int32), jnp.asarray(kinds), *arrays))
+    found = over_words((jnp.arange(words.sum(), dtype=jnp.int32), *arrays))
     found = division.all_parts(found, 1, n_cells).reshape(-1, n_cells * width)
     before = (_before_by_product if few else _before)(found, words)
     return Reach(

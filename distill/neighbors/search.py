@@ -38,24 +38,16 @@ class Geometry:
         cell: rows are lattice vectors in Å, unit vectors along free directions.
         pbc: periodic directions.
         radius: Å, the search radius (cutoff and skin).
-        nearer: `[S]`, Å, by how much pairs with an atom of each species must be closer, for lists
-            that know species; empty if all pairs within the radius are wanted.
     """
 
     cell: tuple[tuple[float, ...], ...]
     pbc: tuple[bool, ...]
     radius: float
-    nearer: tuple[float, ...] = ()
 
     @property
     def matrix(self) -> np.ndarray:
         """The cell, `[3, 3]` float64."""
         return np.asarray(self.cell, np.float64)
-
-    def pair_radii(self, n_species: int) -> np.ndarray:
-        """Å, within which pairs of two species are found, `[S, S]`, symmetric to the last bit."""
-        nearer = np.asarray(self.nearer or np.zeros(n_species))
-        return self.radius - (nearer[:, None] + nearer)
 
     @property
     def periods(self) -> np.ndarray:

@@ -13,8 +13,6 @@ import numpy as np
 
 from distill.errors import SimulationError
 from distill.neighbors.device import REBUILD_FRACTION
-from distill.neighbors.grouped import GroupedList
-from distill.neighbors.margins import thermal_margins
 from distill.neighbors.skin import SKINS, choose_skin, cost_by_volume
 from distill.potential import Potential
 from distill.simulation.config import MDConfig
@@ -127,25 +125,16 @@ def _pace(
     hottest = max(config.temperatures or (config.temperature,))
     nve = MDConfig(timestep=config.timestep, temperature=hottest)
     start, step = make_integrator(potential, nve)
-    lists = potential.allocate(jnp.asarray(positions, potential.dtype))
-    margins = np.tile(0.5 * np.asarray(SKINS)[:, None], len(positions))
-    if isinstance(lists, GroupedList):
-        # Those of the atoms' own elements; the number of an element is its species here.
-        numbers = potential.numbers
-        own = [np.asarray(thermal_margins(numbers, numbers, skin)) for skin in SKINS]
-        margins = np.stack([by_element[numbers] for by_element in own])
-    limits = jnp.asarray((2 * REBUILD_FRACTION * margins) ** 2, potential.dtype)
-    # Ways in a step count as if all atoms had the margins of the lightest.
-    scales = jnp.asarray((margins.max(1, keepdims=True) / margins).max(0) ** 2, potential.dtype)
+    limits = REBUILD_FRACTION**2 * jnp.asarray(SKINS, potential.dtype) ** 2
 
     def one_step(_: Any, carry: Any) -> Any:
         state, lists, lost, origins, counts, fastest = carry
         lists = potential.update(lists, state.position)
         new = step(state, neighbors=lists)
         lost = lost | potential.overflow(lists, new.position)
-        moved = (((new.position - origins) ** 2).sum(-1) > limits).any(-1)
+        moved = ((new.position - origins) ** 2).sum(-1).max(-1) > limits
         origins = jnp.where(moved[:, None, None], new.position, origins)
-        way = (((new.position - state.position) ** 2).sum(-1) * scales).max()
+        way = ((new.position - state.position) ** 2).sum(-1).max()
         return new, lists, lost, origins, counts + moved, jnp.maximum(fastest, way)
 
     @jax.jit
@@ -158,6 +147,7 @@ def _pace(
         _, lists, lost, _, counts, fastest = jax.lax.fori_loop(0, steps, one_step, carry)
         return lists, lost, counts, jnp.sqrt(fastest)
 
+    lists = potential.allocate(jnp.asarray(positions, potential.dtype))
     lists, lost, counts, fastest = follow(lists)
     if bool(lost):
         lists, lost, counts, fastest = follow(potential.allocate(positions, lists))
