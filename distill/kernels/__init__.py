@@ -20,7 +20,7 @@ from distill.kernels.blocked import blocked
 from distill.kernels.choice import KERNELS, choose_kernel, kernel_name
 from distill.kernels.contract import AtomicEnergy, Kernel, RowModel
 from distill.kernels.element_weights import ElementWeights
-from distill.kernels.moment import MomentWeights
+from distill.kernels.moment_weights import MomentWeights
 from distill.kernels.pallas import pallas
 from distill.kernels.reference import reference
 

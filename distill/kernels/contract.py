@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 if TYPE_CHECKING:
-    from distill.kernels.moment import MomentWeights
+    from distill.kernels.moment_weights import MomentWeights
 
 Species = jax.Array | np.ndarray
 """`[b]` int32; a numpy array is static in a trace, so that atoms can be grouped by element."""

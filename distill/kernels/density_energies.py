@@ -6,8 +6,6 @@ other puts them along the last one, for blocks of rows that fit into the cache.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import jax
 import jax.numpy as jnp
 
@@ -16,18 +14,14 @@ from distill.kernels.contract import Species
 from distill.kernels.element_weights import affine, by_element
 from distill.kernels.invariants import Densities, invariants, invariants_gradient
 from distill.kernels.kept import kept
-
-if TYPE_CHECKING:
-    from distill.kernels.moment import MomentWeights
+from distill.kernels.moment_weights import MomentWeights
 
 Energies = tuple[jax.Array, jax.Array, Densities]
 """Energies `[b]` (eV), last features `[b, H]`, and the gradient of the energies by densities."""
 
 
-def energies_by_rows(
-    weights: MomentWeights, densities: Densities, species: Species, like: jax.Array
-) -> Energies:
-    """Energies, features and gradient of densities `[b, 2l + 1, channels]`; `like` is not used."""
+def energies_by_rows(weights: MomentWeights, densities: Densities, species: Species) -> Energies:
+    """Energies, features and gradient of densities `[b, 2l + 1, channels]`."""
     raw = invariants(densities, weights.n_channels)
 
     def network(raw: jax.Array) -> tuple[jax.Array, jax.Array]:

@@ -14,7 +14,7 @@ import numpy as np
 
 from distill.kernels.element_weights import ElementWeights
 from distill.kernels.invariants import triple_terms
-from distill.kernels.moment import MomentWeights
+from distill.kernels.moment_weights import MomentWeights
 
 MIN_MATRIX = 16
 """Smallest side of a matrix that Triton multiplies."""

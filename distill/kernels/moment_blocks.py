@@ -14,7 +14,8 @@ from distill.kernels.blocks_in_place import Piece, blocks_in_place
 from distill.kernels.contract import Species
 from distill.kernels.density_energies import energies_by_columns
 from distill.kernels.kept import if_wanted, kept
-from distill.kernels.moment import MomentWeights, moment_terms
+from distill.kernels.moment import moment_terms
+from distill.kernels.moment_weights import MomentWeights
 from distill.kernels.packed import Packed, pack, unpack
 from distill.kernels.pair_slopes import Slopes, cartesian, slopes_by_sums
 from distill.kernels.pair_terms import PairTerms, component_terms
@@ -119,7 +120,12 @@ def _block(
     terms = component_terms(x, y, z, *ends, keep=partial(kept, like=x))
     own = np.full(len(terms.x), element)
     energies, features, slopes = moment_terms(
-        weights, terms, neighbor_species, own, energies_by_columns, slopes_by_sums
+        weights,
+        terms,
+        neighbor_species,
+        own,
+        partial(energies_by_columns, like=x),
+        slopes_by_sums,
     )
     return energies, features, gradient_of(terms, slopes, vectors)
 

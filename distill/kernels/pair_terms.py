@@ -115,13 +115,11 @@ def _envelope(share: jax.Array, cutoff: float) -> tuple[jax.Array, jax.Array]:
     return 1.0 - fourth * share * bracket, slope
 
 
-def sine_and_cosine(share: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """`sin(pi share)` and `cos(pi share)` for shares from 0 to 1, to the precision of the dtype."""
-    return doubled(*half_angle(share))
-
-
 def half_angle(share: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Sine and cosine of half the angle, whose Taylor series converge at once."""
+    """Sine and cosine of `pi / 2 share` for shares from 0 to 1, to the precision of the dtype.
+
+    The Taylor series of half the angle converge at once; see `doubled`.
+    """
     terms = 12 if share.dtype == jnp.float64 else 7
     square = share * share
     sine = share * _series([_half_turn(2 * k + 1) * (-1) ** k for k in range(terms)], square)

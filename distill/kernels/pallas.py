@@ -20,7 +20,8 @@ from distill.kernels.blocked import blocked
 from distill.kernels.contract import AtomicEnergy, NeighborSpecies, RowModel, Species
 from distill.kernels.fused import Groups, fused
 from distill.kernels.fused_weights import FusedWeights, constant_energy, fused_weights
-from distill.kernels.moment import MomentWeights, moment_rows, slot_groups
+from distill.kernels.moment import moment_rows, slot_groups
+from distill.kernels.moment_weights import MomentWeights
 
 BLOCK_ROWS = 16
 """Rows per block, the least that a product of matrices takes."""
