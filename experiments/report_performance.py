@@ -57,8 +57,8 @@ def cost_table(records: list[Record]) -> str:
         return NOTHING
     lines = [
         "| case | subject | us/atom/step | range | force MAE (meV/Å) | steps per list rebuild "
-        "| compilation (s) |",
-        "|---|---|---:|---:|---:|---:|---:|",
+        "| compilation (s) | processor |",
+        "|---|---|---:|---:|---:|---:|---:|---|",
     ]
     for r in sorted(chosen, key=lambda r: (atoms_of(r["case"]), r["case"], r["value"])):
         beside = [
@@ -67,7 +67,7 @@ def cost_table(records: list[Record]) -> str:
         ]
         lines.append(
             f"| {r['case']} | {r['subject']} | {digits(r['value'])} | {span(r)} | "
-            f"{' | '.join(beside)} |"
+            f"{' | '.join(beside)} | {processor(r)} |"
         )
     load = value_of(records, "the machine", "other work", "load average at start")
     words = f" Load average of the machine at the start: {load}." if load else ""
@@ -79,11 +79,15 @@ def ratio_table(records: list[Record]) -> str:
     chosen = [r for r in records if r["metric"].startswith(AGAINST)]
     if not chosen:
         return NOTHING
-    lines = ["| case | student | against | times faster | range |", "|---|---|---|---:|---:|"]
+    lines = [
+        "| case | student | against | times faster | range | processor |",
+        "|---|---|---|---:|---:|---|",
+    ]
     for r in sorted(chosen, key=lambda r: (r["metric"], atoms_of(r["case"]), r["subject"])):
         other = r["metric"].removeprefix(AGAINST)
         lines.append(
-            f"| {r['case']} | {r['subject']} | {other} | {digits(r['value'])} | {span(r)} |"
+            f"| {r['case']} | {r['subject']} | {other} | {digits(r['value'])} | {span(r)} | "
+            f"{processor(r)} |"
         )
     return "\n".join([*lines, "", origin(chosen)])
 
@@ -186,9 +190,20 @@ def span(record: Record) -> str:
     return f"{digits(low)} to {digits(high)}"
 
 
+def processor(record: Record) -> str:
+    """Name of the processor: costs on different ones must not be compared."""
+    name: str = record["machine"].split(",")[0].replace("(R)", "").replace(" Processor", "")
+    return name.strip()
+
+
 def plot(records: list[Record], path: Path) -> None:
-    """Cost of a step in NVE against the number of atoms, one line for each subject."""
+    """Cost of a step in NVE against the number of atoms, one line for each subject.
+
+    Of the processor that was measured last.
+    """
     chosen = [r for r in records if r["metric"] == "MD cost" and "of water, nve" in r["case"]]
+    last = max(chosen, key=lambda r: r["date"])
+    chosen = [r for r in chosen if processor(r) == processor(last)]
     figure = Figure(figsize=(8, 4.5), layout="constrained")
     axes = figure.subplots()
     for subject in dict.fromkeys(r["subject"] for r in chosen):
@@ -203,6 +218,7 @@ def plot(records: list[Record], path: Path) -> None:
         axes.plot(x, y, ".-", label=subject)
         axes.fill_between(x, low, high, alpha=0.2)
     axes.set(xscale="log", yscale="log", xlabel="atoms", ylabel="us per atom and step (one core)")
+    axes.set_title(processor(last))
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter(ScalarFormatter())
         axis.set_minor_formatter(NullFormatter())
