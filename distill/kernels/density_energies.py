@@ -6,6 +6,8 @@ other puts them along the last one, for blocks of rows that fit into the cache.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -28,8 +30,7 @@ def energies_by_rows(weights: MomentWeights, densities: Densities, species: Spec
         mean, scale = (by_element(own, species, raw) for own in (weights.mean, weights.scale))
         return _network(weights, (raw - mean) / scale, species)
 
-    energies, back, features = jax.vjp(network, raw, has_aux=True)
-    (by_invariants,) = back(jnp.ones_like(energies))
+    energies, features, by_invariants = _with_gradient(network, raw)
     gradient = invariants_gradient(densities, weights.n_channels, by_invariants)
     return energies, features, gradient
 
@@ -45,10 +46,18 @@ def energies_by_columns(
         mean, scale = (by_element(own, species, raw.T).T for own in (weights.mean, weights.scale))
         return _network(weights, ((raw - mean) / scale).T, species)
 
-    energies, back, features = jax.vjp(network, raw, has_aux=True)
-    (by_invariants,) = back(jnp.ones_like(energies))
+    energies, features, by_invariants = _with_gradient(network, raw)
     gradient = column_invariants_gradient(columns, weights.n_channels, by_invariants, like)
     return energies, features, [jnp.moveaxis(own, -1, 0) for own in gradient]
+
+
+def _with_gradient(
+    network: Callable[[jax.Array], tuple[jax.Array, jax.Array]], raw: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Energies, features, and the gradient of the energies by what the network is given."""
+    energies, back, features = jax.vjp(network, raw, has_aux=True)
+    (by_invariants,) = back(jnp.ones_like(energies))
+    return energies, features, by_invariants
 
 
 def _network(weights: MomentWeights, x: jax.Array, species: Species) -> tuple[jax.Array, jax.Array]:
