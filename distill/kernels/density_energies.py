@@ -6,14 +6,17 @@ other puts them along the last one, for blocks of rows that fit into the cache.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
 
 from distill.kernels.column_invariants import column_invariants, column_invariants_gradient
 from distill.kernels.contract import Species
-from distill.kernels.element_weights import affine, by_element
+from distill.kernels.element_weights import (
+    affine,
+    by_element,
+    column_affine,
+    column_affine_transposed,
+)
 from distill.kernels.invariants import Densities, invariants, invariants_gradient
 from distill.kernels.kept import kept
 from distill.kernels.moment_weights import MomentWeights
@@ -26,11 +29,16 @@ def energies_by_rows(weights: MomentWeights, densities: Densities, species: Spec
     """Energies, features and gradient of densities `[b, 2l + 1, channels]`."""
     raw = invariants(densities, weights.n_channels)
 
-    def network(raw: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mean, scale = (by_element(own, species, raw) for own in (weights.mean, weights.scale))
-        return _network(weights, (raw - mean) / scale, species)
+    mean, scale = (by_element(own, species, raw) for own in (weights.mean, weights.scale))
 
-    energies, features, by_invariants = _with_gradient(network, raw)
+    def network(raw: jax.Array) -> tuple[jax.Array, jax.Array]:
+        x = (raw - mean) / scale
+        for layer in weights.layers[:-1]:
+            x = jax.nn.silu(affine(x, species, layer))
+        return affine(x, species, weights.layers[-1])[:, 0] * weights.energy_scale, x
+
+    energies, back, features = jax.vjp(network, raw, has_aux=True)
+    (by_invariants,) = back(jnp.ones_like(energies))
     gradient = invariants_gradient(densities, weights.n_channels, by_invariants)
     return energies, features, gradient
 
@@ -42,26 +50,30 @@ def energies_by_columns(
     columns = kept(lambda: [jnp.moveaxis(own, 0, -1) for own in densities], like)
     raw = column_invariants(columns, weights.n_channels, like)
 
-    def network(raw: jax.Array) -> tuple[jax.Array, jax.Array]:
-        mean, scale = (by_element(own, species, raw.T).T for own in (weights.mean, weights.scale))
-        return _network(weights, ((raw - mean) / scale).T, species)
-
-    energies, features, by_invariants = _with_gradient(network, raw)
-    gradient = column_invariants_gradient(columns, weights.n_channels, by_invariants, like)
-    return energies, features, [jnp.moveaxis(own, -1, 0) for own in gradient]
+    mean, scale = (by_element(own, species, raw.T).T for own in (weights.mean, weights.scale))
+    x = kept(lambda: (raw - mean) / scale, like)
+    energies, features, gradient = _column_network(weights, x, species)
+    by_densities = column_invariants_gradient(columns, weights.n_channels, gradient / scale, like)
+    return energies, features.T, [jnp.moveaxis(own, -1, 0) for own in by_densities]
 
 
-def _with_gradient(
-    network: Callable[[jax.Array], tuple[jax.Array, jax.Array]], raw: jax.Array
+def _column_network(
+    weights: MomentWeights, x: jax.Array, species: Species
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Energies, features, and the gradient of the energies by what the network is given."""
-    energies, back, features = jax.vjp(network, raw, has_aux=True)
-    (by_invariants,) = back(jnp.ones_like(energies))
-    return energies, features, by_invariants
+    """Energies `[b]`, last features `[H, b]` and the gradient by standardised invariants `[I, b]`.
 
-
-def _network(weights: MomentWeights, x: jax.Array, species: Species) -> tuple[jax.Array, jax.Array]:
-    """Energies and last features from standardised invariants `[b, I]`."""
-    for layer in weights.layers[:-1]:
-        x = jax.nn.silu(affine(x, species, layer))
-    return affine(x, species, weights.layers[-1])[:, 0] * weights.energy_scale, x
+    Written out, because the transpose that differentiation makes of a product is a slower one.
+    """
+    *hidden, last = weights.layers
+    sums = []
+    for layer in hidden:
+        sums.append(column_affine(x, species, layer))
+        x = jax.nn.silu(sums[-1])
+    energies = column_affine(x, species, last)[0] * weights.energy_scale
+    ones = jnp.broadcast_to(weights.energy_scale, (1, x.shape[1]))
+    gradient = column_affine_transposed(ones, species, last)
+    for layer, own in zip(reversed(hidden), reversed(sums), strict=True):
+        logistic = jax.nn.sigmoid(own)
+        slope = logistic * (1 + own * (1 - logistic))
+        gradient = column_affine_transposed(gradient * slope, species, layer)
+    return energies, x, gradient

@@ -56,6 +56,28 @@ def affine_transposed(y: jax.Array, species: Species, weights: ElementWeights) -
     return jnp.einsum("b...so,sio->b...i", spread, weights.kernel)
 
 
+def column_affine(x: jax.Array, species: Species, weights: ElementWeights) -> jax.Array:
+    """`affine` of columns, `[in, b] -> [out, b]`."""
+    one = single_element(species)
+    if one is None:
+        return affine(x.T, species, weights).T
+    # In this form, where no factor is transposed, XLA finds its fast product.
+    y = weights.kernel[one if len(weights.kernel) > 1 else 0].T @ x
+    if weights.factor is not None:
+        y = y * weights.factor[one][:, None]
+    return y if weights.bias is None else y + weights.bias[one][:, None]
+
+
+def column_affine_transposed(y: jax.Array, species: Species, weights: ElementWeights) -> jax.Array:
+    """`affine_transposed` of columns, `[out, b] -> [in, b]`."""
+    one = single_element(species)
+    if one is None:
+        return affine_transposed(y.T, species, weights).T
+    if weights.factor is not None:
+        y = y * weights.factor[one][:, None]
+    return weights.kernel[one if len(weights.kernel) > 1 else 0] @ y
+
+
 def single_element(species: Species) -> int | None:
     """The element of all rows where that is static."""
     if isinstance(species, np.ndarray) and len(species) and (species == species[0]).all():
