@@ -11,6 +11,8 @@ import jax
 
 from distill.students.bundle import versions
 
+_CPU_INFO = Path("/proc/cpuinfo")
+
 
 def describe_environment() -> dict[str, Any]:
     """`device` and `versions` of this process, for certificates."""
@@ -31,10 +33,16 @@ def describe_environment() -> dict[str, Any]:
 
 
 def _processor() -> str:
+    """Name of the processor, with the family and model that tell generations of one name apart."""
     try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
+        lines = _CPU_INFO.read_text().splitlines()
     except OSError:
-        pass
-    return platform.processor() or platform.machine()
+        lines = []
+    told = {
+        name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+    }
+    if "model name" not in told:
+        return platform.processor() or platform.machine()
+    if "cpu family" not in told or "model" not in told:
+        return told["model name"]
+    return f"{told['model name']} (family {told['cpu family']} model {told['model']})"

@@ -1,0 +1,28 @@
+"""What is said of the machine beside every result."""
+
+from __future__ import annotations
+
+import pytest
+
+from distill.evaluation import environment
+
+
+@pytest.mark.parametrize(
+    ("lines", "name"),
+    [
+        (["model name\t: Some CPU", "cpu family\t: 25", "model\t\t: 17"], "(family 25 model 17)"),
+        (["model name\t: Some CPU"], "Some CPU"),
+        (["Hardware\t: a board"], ""),
+    ],
+    ids=["family", "name alone", "no name"],
+)
+def test_generations_of_one_name_are_told_apart(monkeypatch, tmp_path, lines, name):
+    path = tmp_path / "cpuinfo"
+    path.write_text("processor\t: 0\n" + "\n".join(lines) + "\n")
+    monkeypatch.setattr(environment, "_CPU_INFO", path)
+    assert environment.describe_environment()["device"]["processor"].endswith(name)
+
+
+def test_without_that_file_the_platform_names_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(environment, "_CPU_INFO", tmp_path / "missing")
+    assert environment.describe_environment()["device"]["processor"]
