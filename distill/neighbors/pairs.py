@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.kernels.kept import kept
 from distill.neighbors.bits import SHIFT, WORD, below, ones, set_bits
 from distill.neighbors.candidates import FAR, Candidates, Images, Layout, Rows
 from distill.neighbors.division import UNDIVIDED, Division
@@ -208,22 +209,42 @@ def find_reverse(
         """A column of what each species has, `[S]`, by row."""
         return jnp.asarray(values[kinds], jnp.int32)[:, None]
 
-    other = images.rows[packed >> layout.bits]
+    # Each gather is written before the next one needs it: fused, they would be repeated.
+    written = partial(kept, like=rows.local[0])
+    other = written(lambda: images.rows[packed >> layout.bits])
     step = packed & layout.step_mask
     # The only cell has a place for every row, in the order of the rows.
-    there = other if n_cells == 1 else reach.places.at[other].get(mode="clip")
+    there = other
+    if n_cells > 1:
+        there = written(lambda: reach.places.at[other].get(mode="clip"))
     opposite = of_rows(np.arange(len(words)) * n_steps + n_steps - 1) - step
-    if images.numbers is None:
-        cell = jax.lax.div(there, np.int32(width))
-        rank = all_starts[opposite * n_cells + cell] + in_cell[:, None]
-    else:
+
+    def find_ranks() -> jax.Array:
+        """Of each row in each of the cells around, where images out of reach are left out."""
+        assert images.numbers is not None
         first = images.starts[:, layout.grid.blocks[layout.grid.around[:, 0]]]
-        ranks = images.numbers + (candidates.starts[:, :, 0] - first)[species].T
-        rank = ranks.reshape(-1)[(n_steps - 1 - step) * n + own[:, None]]
+        by_species = candidates.starts[:, :, 0] - first
+        counts = np.bincount(species, minlength=len(words)).tolist()
+        by_row = [
+            jnp.broadcast_to(own[:, None], (n_steps, count))
+            for own, count in zip(by_species, counts, strict=True)
+        ]
+        return (images.numbers + jnp.concatenate(by_row, axis=1)).reshape(-1)
+
+    all_ranks = None if images.numbers is None else written(find_ranks)
+
+    def find_rank() -> jax.Array:
+        if all_ranks is None:
+            cell = jax.lax.div(there, np.int32(width))
+            return all_starts[opposite * n_cells + cell] + in_cell[:, None]
+        return all_ranks[(n_steps - 1 - step) * n + own[:, None]]
+
+    rank = written(find_rank)
     word = of_rows(first_word) + (rank >> SHIFT)
     place = word * (n_cells * width) + there
-    bits = reach.words.reshape(-1).at[place].get(mode="clip") & below(rank & (WORD - 1))
-    slot = reach.before.reshape(-1).at[place].get(mode="clip") + ones(bits)
+    bits = written(lambda: reach.words.reshape(-1).at[place].get(mode="clip"))
+    before = written(lambda: reach.before.reshape(-1).at[place].get(mode="clip"))
     begin = of_rows(np.arange(len(words)) * n)
-    found = starts.reshape(-1).at[begin + other].get(mode="clip") + slot
+    first_slot = written(lambda: starts.reshape(-1).at[begin + other].get(mode="clip"))
+    found = first_slot + before + ones(bits & below(rank & (WORD - 1)))
     return jnp.where(other < n, jnp.minimum(found, layout.slots), layout.slots)

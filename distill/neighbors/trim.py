@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from distill.kernels.kept import kept
 from distill.neighbors.bits import WORD, below, ones, set_bits
 from distill.neighbors.candidates import Images, Layout, Rows
 from distill.neighbors.cell import heights
@@ -46,19 +47,22 @@ def trimmed_images(layout: Layout, rows: Rows) -> Images:
     """As `make_images`, for a grid of one home cell, without the images out of reach of it."""
     grid, n, n_species = layout.grid, len(rows.order), len(rows.starts)
     shifts = grid.halo_shifts
-    kept = jnp.ones((len(shifts), n), bool)
+    near = jnp.ones((len(shifts), n), bool)
     for axis in np.flatnonzero(grid.geometry.pbc):
         beyond = float(_beyond(grid.geometry)[axis])
         place = rows.wrapped[:, axis] + shifts[:, axis, None].astype(rows.wrapped.dtype)
-        kept &= (place >= -beyond) & (place <= 1 + beyond)
+        near &= (place >= -beyond) & (place <= 1 + beyond)
     n_words = -(-n // WORD)
-    kept = jnp.pad(kept, ((0, 0), (0, n_words * WORD - n))).reshape(-1, WORD)
+    near = jnp.pad(near, ((0, 0), (0, n_words * WORD - n))).reshape(-1, WORD)
     bit = jnp.arange(WORD, dtype=jnp.int32)
-    words = jnp.where(kept, jnp.uint32(1) << bit.astype(jnp.uint32), 0).sum(1, dtype=jnp.uint32)
+    words = jnp.where(near, jnp.uint32(1) << bit.astype(jnp.uint32), 0).sum(1, dtype=jnp.uint32)
     ends = n + jnp.cumsum(ones(words), dtype=jnp.int32)
     before = ends - ones(words)
 
-    chosen = set_bits(words[None], before[None] - n, layout.images - n)[0]
+    # Written once: fused, it would be looked for again by each of its users.
+    chosen = kept(
+        lambda: set_bits(words[None], before[None] - n, layout.images - n)[0], rows.local[0]
+    )
     filled, chosen = chosen >= 0, jnp.maximum(chosen, 0)
     place = jax.lax.div(chosen, np.int32(n_words * WORD))
     image_rows = jnp.where(filled, chosen - place * (n_words * WORD), n)
