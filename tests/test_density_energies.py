@@ -30,9 +30,10 @@ def random_densities(rng: np.random.Generator, max_l: int, width: int) -> list[j
         {"max_l": 3, "n_triples": 3},
         {"max_l": 2, "n_triples": 0, "hidden": (6,)},
         {"max_l": 0, "n_triples": 2},
+        {"max_l": 1, "hidden": ()},
         {"max_l": 1, "n_embeddings": 4},
     ],
-    ids=["l=3", "no triples", "l=0", "embeddings"],
+    ids=["l=3", "no triples", "l=0", "no hidden layers", "embeddings"],
 )
 def test_both_ways_give_the_same(options: dict[str, Any], species: str) -> None:
     student = small_student(**options)

@@ -35,11 +35,12 @@ def describe_environment() -> dict[str, Any]:
 def _processor() -> str:
     """Name of the processor, with the family and model that tell generations of one name apart."""
     try:
-        lines = _CPU_INFO.read_text().splitlines()
+        first = _CPU_INFO.read_text().split("\n\n")[0]
     except OSError:
-        lines = []
+        first = ""
     told = {
-        name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)
+        name.strip(): value.strip()
+        for name, _, value in (line.partition(":") for line in first.splitlines())
     }
     if "model name" not in told:
         return platform.processor() or platform.machine()

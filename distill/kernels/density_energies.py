@@ -65,15 +65,15 @@ def _column_network(
     Written out, because the transpose that differentiation makes of a product is a slower one.
     """
     *hidden, last = weights.layers
-    sums = []
+    slopes = []
     for layer in hidden:
-        sums.append(column_affine(x, species, layer))
-        x = jax.nn.silu(sums[-1])
-    energies = column_affine(x, species, last)[0] * weights.energy_scale
-    ones = jnp.broadcast_to(weights.energy_scale, (1, x.shape[1]))
-    gradient = column_affine_transposed(ones, species, last)
-    for layer, own in zip(reversed(hidden), reversed(sums), strict=True):
+        own = column_affine(x, species, layer)
         logistic = jax.nn.sigmoid(own)
-        slope = logistic * (1 + own * (1 - logistic))
+        slopes.append(logistic * (1 + own * (1 - logistic)))
+        x = own * logistic
+    energies = column_affine(x, species, last)[0] * weights.energy_scale
+    by_last = jnp.broadcast_to(weights.energy_scale, (1, x.shape[1]))
+    gradient = column_affine_transposed(by_last, species, last)
+    for layer, slope in zip(reversed(hidden), reversed(slopes), strict=True):
         gradient = column_affine_transposed(gradient * slope, species, layer)
     return energies, x, gradient

@@ -61,7 +61,7 @@ def column_affine(x: jax.Array, species: Species, weights: ElementWeights) -> ja
     one = single_element(species)
     if one is None:
         return affine(x.T, species, weights).T
-    # In this form, where no factor is transposed, XLA finds its fast product.
+    # In this form, and with constant weights, XLA finds its fast product.
     y = weights.kernel[one if len(weights.kernel) > 1 else 0].T @ x
     if weights.factor is not None:
         y = y * weights.factor[one][:, None]

@@ -209,7 +209,7 @@ def find_reverse(
         """A column of what each species has, `[S]`, by row."""
         return jnp.asarray(values[kinds], jnp.int32)[:, None]
 
-    # Each gather is written before the next one needs it: fused, they would be repeated.
+    # A CPU writes what other gathers need first: fused, these would repeat it.
     written = partial(kept, like=rows.local[0])
     other = written(lambda: images.rows[packed >> layout.bits])
     step = packed & layout.step_mask
@@ -226,8 +226,8 @@ def find_reverse(
         by_species = candidates.starts[:, :, 0] - first
         counts = np.bincount(species, minlength=len(words)).tolist()
         by_row = [
-            jnp.broadcast_to(own[:, None], (n_steps, count))
-            for own, count in zip(by_species, counts, strict=True)
+            jnp.broadcast_to(first_rank[:, None], (n_steps, count))
+            for first_rank, count in zip(by_species, counts, strict=True)
         ]
         return (images.numbers + jnp.concatenate(by_row, axis=1)).reshape(-1)
 
@@ -242,9 +242,8 @@ def find_reverse(
     rank = written(find_rank)
     word = of_rows(first_word) + (rank >> SHIFT)
     place = word * (n_cells * width) + there
-    bits = written(lambda: reach.words.reshape(-1).at[place].get(mode="clip"))
-    before = written(lambda: reach.before.reshape(-1).at[place].get(mode="clip"))
+    bits = reach.words.reshape(-1).at[place].get(mode="clip") & below(rank & (WORD - 1))
+    slot = reach.before.reshape(-1).at[place].get(mode="clip") + ones(bits)
     begin = of_rows(np.arange(len(words)) * n)
-    first_slot = written(lambda: starts.reshape(-1).at[begin + other].get(mode="clip"))
-    found = first_slot + before + ones(bits & below(rank & (WORD - 1)))
+    found = starts.reshape(-1).at[begin + other].get(mode="clip") + slot
     return jnp.where(other < n, jnp.minimum(found, layout.slots), layout.slots)
