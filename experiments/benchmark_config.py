@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from distill.kernels import KERNELS
 from distill.simulation import ENSEMBLES
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -108,3 +110,7 @@ class BenchmarkConfig:
             raise ValueError(
                 f"ensembles: {', '.join(sorted(unknown))} not in {', '.join(ENSEMBLES)}"
             )
+        if self.kernel is not None and self.kernel not in KERNELS:
+            raise ValueError(f"kernel: {self.kernel!r} not in {', '.join(KERNELS)}")
+        if isinstance(self.skin, int | float) and not 0 < self.skin < math.inf:
+            raise ValueError(f"skin must be positive, in Å, or `auto`, not {self.skin}")

@@ -171,6 +171,10 @@ def test_wrong_settings_are_named(script, tmp_path, capsys):
         boxes.box(100)
     with pytest.raises(ConfigError, match="no peer is called 'nix'"):
         benchmark.chosen_peers(benchmark.BenchmarkConfig(peers=("nix",)), 5.0)
+    for word, match in (("kernel=nix", "kernel: 'nix' not in"), ("skin=-1", "skin must be")):
+        with pytest.raises(SystemExit):
+            benchmark.main([word])
+        assert match in capsys.readouterr().err
 
 
 def test_boxes_are_repeated_from_small_ones(script, tmp_path):
