@@ -26,12 +26,16 @@ class ElementWeights:
     factor: jax.Array | None = None
     bias: jax.Array | None = None
 
+    def kernel_of(self, element: int) -> jax.Array:
+        """`[in, out]`, of one element."""
+        return self.kernel[element if len(self.kernel) > 1 else 0]
+
 
 def affine(x: jax.Array, species: Species, weights: ElementWeights) -> jax.Array:
     """`[b, ..., in] -> [b, ..., out]` with the weights of each row's element."""
     one = single_element(species)
     if one is not None:
-        y = x @ weights.kernel[one if len(weights.kernel) > 1 else 0]
+        y = x @ weights.kernel_of(one)
     elif len(weights.kernel) == 1:
         y = x @ weights.kernel[0]
     else:
@@ -49,7 +53,7 @@ def affine_transposed(y: jax.Array, species: Species, weights: ElementWeights) -
         y = y * by_element(weights.factor, species, y)
     one = single_element(species)
     if one is not None:
-        return y @ weights.kernel[one if len(weights.kernel) > 1 else 0].T
+        return y @ weights.kernel_of(one).T
     if len(weights.kernel) == 1:
         return y @ weights.kernel[0].T
     spread = y[..., None, :] * _chosen(species, weights, y)[..., None]
@@ -62,7 +66,7 @@ def column_affine(x: jax.Array, species: Species, weights: ElementWeights) -> ja
     if one is None:
         return affine(x.T, species, weights).T
     # In this form, and with constant weights, XLA finds its fast product.
-    y = weights.kernel[one if len(weights.kernel) > 1 else 0].T @ x
+    y = weights.kernel_of(one).T @ x
     if weights.factor is not None:
         y = y * weights.factor[one][:, None]
     return y if weights.bias is None else y + weights.bias[one][:, None]
@@ -75,7 +79,7 @@ def column_affine_transposed(y: jax.Array, species: Species, weights: ElementWei
         return affine_transposed(y.T, species, weights).T
     if weights.factor is not None:
         y = y * weights.factor[one][:, None]
-    return weights.kernel[one if len(weights.kernel) > 1 else 0] @ y
+    return weights.kernel_of(one) @ y
 
 
 def single_element(species: Species) -> int | None:
